@@ -3,7 +3,12 @@
 
 use super::{Bug, fails, hangs};
 
-const OPERATIONS: &str = "crates/stepwell-core/src/engine/run/operations.rs";
+const STATE: &str = "crates/stepwell-core/src/engine/run/state.rs";
+const DELIVER: &str = "crates/stepwell-core/src/engine/run/state/deliver.rs";
+const FAILURES: &str = "crates/stepwell-core/src/engine/run/state/failures.rs";
+const GATES: &str = "crates/stepwell-core/src/engine/run/state/gates.rs";
+const REPLAY: &str = "crates/stepwell-core/src/engine/run/state/replay.rs";
+const WAITS: &str = "crates/stepwell-core/src/engine/run/state/waits.rs";
 const EXECUTOR: &str = "crates/stepwell-core/src/engine/run/executor.rs";
 
 pub(super) const BUGS: &[Bug] = &[
@@ -12,9 +17,9 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A step begins before the result that it follows is durable; a crash then runs the \
                  earlier step again, after the later one.",
         guarantee: "2",
-        file: OPERATIONS,
-        find: "if let Some(Work::Spawn(_)) = work { 0 } else { self.delivered_seq };",
-        put: "if work.is_some() { self.delivered_seq } else { 0 };",
+        file: GATES,
+        find: "if let Some(Work::Spawn(_)) = work { 0 } else { delivered };",
+        put: "if work.is_some() { delivered } else { 0 };",
         tests: &[fails(
             "stepwell",
             "crashes",
@@ -25,9 +30,9 @@ pub(super) const BUGS: &[Bug] = &[
         name: "gates-open-in-a-replay",
         breaks: "While a task is replayed, a step that lost a `select!` starts its closure again.",
         guarantee: "7",
-        file: OPERATIONS,
-        find: "if self.gates == 0 || self.is_replaying() || self.control.is_some() {",
-        put: "if self.gates == 0 || self.control.is_some() {",
+        file: GATES,
+        find: "if shut == 0 || self.is_replaying() || self.control.is_some() {",
+        put: "if shut == 0 || self.control.is_some() {",
         tests: &[fails(
             "stepwell",
             "context",
@@ -40,13 +45,8 @@ pub(super) const BUGS: &[Bug] = &[
                  a replay.",
         guarantee: "7",
         file: EXECUTOR,
-        find: "            Ok(Some(waker)) => {\n                unlock(operations);",
-        put: "            Ok(Some(waker)) => {
-                let second = operations.deliver_next(&run);
-                unlock(operations);
-                if let Ok(Some(Some(second))) = second {
-                    second.wake();
-                }",
+        find: "                let waker = self.take_note_of(delivery, &mut state);\n                unlock(state);\n",
+        put: "                let waker = self.take_note_of(delivery, &mut state);\n                let second = state.deliver_next();\n                let second = second.ok().flatten().and_then(|second| self.take_note_of(second, &mut state));\n                unlock(state);\n                if let Some(second) = second {\n                    second.wake();\n                }\n",
         tests: &[fails(
             "stepwell",
             "deliveries",
@@ -57,7 +57,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "timers-a-second-early",
         breaks: "A sleep of a running task ends a second before its time.",
         guarantee: "6",
-        file: OPERATIONS,
+        file: WAITS,
         find: "*due_at <= now).cloned()",
         put: "due_at.as_microsecond() <= now.as_microsecond() + 1_000_000).cloned()",
         tests: &[fails(
@@ -84,9 +84,9 @@ pub(super) const BUGS: &[Bug] = &[
         name: "timer-started-anew",
         breaks: "After a crash a sleep begins from the start.",
         guarantee: "6",
-        file: OPERATIONS,
-        find: "self.inherited.get(key).copied().flatten()",
-        put: "self.inherited.get(key).copied().flatten().filter(|_| false)",
+        file: WAITS,
+        find: "self.waits.inherited.get(key).copied().flatten()",
+        put: "self.waits.inherited.get(key).copied().flatten().filter(|_| false)",
         tests: &[
             fails(
                 "stepwell",
@@ -101,10 +101,9 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "Of several branches of a task that await an event, one gets it and the others \
                  wait for ever.",
         guarantee: "5",
-        file: OPERATIONS,
-        find: "for key in self.awaited.remove(&(Kind::Event, name)).unwrap_or_default() {",
-        put: "for key in self.awaited.remove(&(Kind::Event, name)).unwrap_or_default()\
-              .into_iter().take(1) {",
+        file: WAITS,
+        find: "for key in self.waits.awaited.remove(&(Kind::Event, name)).unwrap_or_default() {",
+        put: "for key in self.waits.awaited.remove(&(Kind::Event, name)).unwrap_or_default().into_iter().take(1) {",
         tests: &[hangs(
             "stepwell",
             "context",
@@ -131,8 +130,7 @@ pub(super) const BUGS: &[Bug] = &[
                  journal does not prove.",
         guarantee: "7",
         file: EXECUTOR,
-        find: "(Ok(_), None) if operations.is_replaying() => \
-               operations.divergence(true).to_failure(),",
+        find: "(Ok(_), None) if state.is_replaying() => state.divergence(true).to_failure(),",
         put: "",
         tests: &[fails(
             "stepwell",
@@ -155,7 +153,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "The code of a cancelled task goes on for its grace though another worker runs the \
                  task.",
         guarantee: "4",
-        file: OPERATIONS,
+        file: STATE,
         find: "if self.control >= Some(why) {",
         put: "if self.control.is_some() {",
         tests: &[fails("stepwell", "ownership", "grace_ends_with_the_lease_and_with_the_worker")],
@@ -181,7 +179,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A retry tries again what had failed and was handled: the card is charged after \
                  the account.",
         guarantee: "2",
-        file: OPERATIONS,
+        file: FAILURES,
         find: "let sources = handled.iter().filter(is_source).chain(unhandled);",
         put: "let _ = is_source;\n        let sources = handled.iter().chain(unhandled);",
         tests: &[
@@ -193,7 +191,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "rewind-cuts-too-little",
         breaks: "A retry replays the failure that ended the attempt, and fails at once.",
         guarantee: "4",
-        file: OPERATIONS,
+        file: FAILURES,
         find: "let sources = handled.iter().filter(is_source).chain(unhandled);",
         put: "let sources = handled.iter().chain(unhandled).filter(is_source);",
         tests: &[fails(
@@ -220,9 +218,9 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A step that ends with an error because it was told to stop is journaled as \
                  failed, and a retry of the task replays that.",
         guarantee: "2",
-        file: OPERATIONS,
-        find: "if waits && self.control.is_some() && !matches!(outcome, Outcome::Done(_)) {",
-        put: "if waits && self.control.is_none() && self.control.is_some() {",
+        file: DELIVER,
+        find: "if self.control.is_some() && !matches!(outcome, Outcome::Done(_)) {",
+        put: "if self.control.is_none() && self.control.is_some() {",
         tests: &[fails("stepwell", "retry", "a_step_that_was_told_to_stop_runs_again")],
     },
     Bug {
@@ -353,7 +351,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A task that joins a child of its own concurrency key waits for ever.",
         guarantee: "4",
         file: "crates/stepwell-core/src/context.rs",
-        find: "run.operations().lines_up(key);",
+        find: "run.state().lines_up(key);",
         put: "let _ = key;",
         tests: &[
             fails("stepwell", "children", "a_task_that_joins_a_child_of_its_own_key_is_told_so"),
@@ -395,7 +393,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "items-done-again",
         breaks: "After a crash, a step over many items begins with the first of them again.",
         guarantee: "an item is done once",
-        file: OPERATIONS,
+        file: REPLAY,
         find: "self.replay.items.remove(key).unwrap_or_default()",
         put: "self.replay.items.remove(key).filter(|_| false).unwrap_or_default()",
         tests: &[fails(
@@ -409,9 +407,9 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "20,000 sleeps side by side take ten seconds, each delivery looking at all of \
                  them.",
         guarantee: "costs",
-        file: OPERATIONS,
-        find: "self.timers.first().map(|(due_at, _)| *due_at)\n",
-        put: "self.live.values().filter_map(|operation| operation.wait.as_ref()?.1).min()\n",
+        file: WAITS,
+        find: "self.waits.timers.first().map(|(due_at, _)| *due_at)\n",
+        put: "self.operations.iter().filter_map(|(_, operation)| operation.wait()?.1).min()\n",
         tests: &[fails("stepwell", "costs", "of_sleeps_side_by_side")],
     },
     Bug {
@@ -419,15 +417,9 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "Thousands of spawns side by side take minutes, each looking at all of them for \
                  the next gate to open.",
         guarantee: "costs",
-        file: OPERATIONS,
-        find: "        let mut wakers = Vec::new();\n        let mut opened = 0;\n",
-        put: "        let gates = self.live.iter()\
-            .filter(|(_, operation)| matches!(operation.stage, Stage::Gate { .. }));
-        if gates.map(|(key, _)| key).min().is_none() {
-            return Opened::Closures(Vec::new());
-        }
-        let mut wakers = Vec::new();
-        let mut opened = 0;\n",
+        file: GATES,
+        find: "        let (mut wakers, mut has_opened) = (Vec::new(), false);\n",
+        put: "        let gates = self.operations.iter().filter(|(_, operation)| matches!(operation.stage(), Stage::Gate { .. }));\n        if gates.map(|(key, _)| key).min().is_none() {\n            return Opened::Closures(Vec::new());\n        }\n        let (mut wakers, mut has_opened) = (Vec::new(), false);\n",
         tests: &[fails("stepwell", "costs", "of_spawns_side_by_side")],
     },
     Bug {
@@ -435,7 +427,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A task that began before a change of its code takes the changed way in its \
                  replay.",
         guarantee: "7",
-        file: OPERATIONS,
+        file: REPLAY,
         find: "let patched = !self.is_replaying();",
         put: "let patched = true;",
         tests: &[fails(

@@ -17,7 +17,7 @@ use crate::context::task::Task;
 use crate::engine::run::Run;
 use crate::engine::run::child::{self, Child, Disposition};
 use crate::engine::run::delivery::Delivery;
-use crate::engine::run::operations::{Effect, Request, Work};
+use crate::engine::run::state::{Effect, Request, Work};
 use crate::engine::run::outcome::read_child;
 use crate::engine::task_error::{TaskError, TaskResult};
 use crate::observe::trace;
@@ -79,7 +79,7 @@ impl New {
             run.engine.new_task(task_type.clone(), params, options, Some(parent))
         };
         // A replay spawns nothing.
-        let replays = run.operations().is_replaying();
+        let replays = run.state().is_replaying();
         let task = match replays {
             true => new()?,
             false => trace::carried(&trace::spawn(task_type.as_str()), new)?,
@@ -87,7 +87,7 @@ impl New {
         if task.concurrency_key.is_some()
             && (&task.concurrency_key, &task.scope) == (&run.concurrency_key, &run.scope)
         {
-            run.operations().lines_up(&key);
+            run.state().lines_up(&key);
         }
         // The store decides about a spawn that it may answer with an existing task.
         let request = match task.idempotency_key.is_some() || task.coalesce.is_some() {
@@ -196,7 +196,7 @@ impl TaskContext {
             }
             // An existing task may have another key, or have ended.
             let is_new = child.disposition() != Disposition::Existing;
-            if is_new && self.run.operations().is_behind(child.spawn()) {
+            if is_new && self.run.state().is_behind(child.spawn()) {
                 let concurrency_key = self.run.concurrency_key.as_ref().map(ToString::to_string);
                 return Err(TaskError::JoinsBlocked {
                     name: child.spawn().label(),

@@ -300,7 +300,7 @@ impl Chunks {
     /// Returns the progress that the journal holds.
     fn read(&mut self, total: usize) -> Result<ItemProgress, ItemError> {
         let mut progress = ItemProgress::new(total);
-        for (seq, chunk) in self.run.operations().take_items(&self.key) {
+        for (seq, chunk) in self.run.state().take_items(&self.key) {
             progress.absorb(&chunk)?;
             if chunk.as_str().len() < LARGE {
                 self.small.push((seq, ItemProgress::from_chunk(&chunk)?));
@@ -324,7 +324,7 @@ impl Chunks {
         for chunk in chunks {
             let read = || whole.take().map_or_else(|| ItemProgress::from_chunk(&chunk), Ok);
             let small = (chunk.as_str().len() < LARGE).then(read);
-            last = self.run.operations().add_items(
+            last = self.run.state().add_items(
                 &self.key,
                 chunk,
                 self.run.engine.store.now(),
@@ -335,11 +335,11 @@ impl Chunks {
         self.run.waker.wake_executor();
         let run = self.run.clone();
         Box::pin(poll_fn(move |cx| {
-            let mut operations = run.operations();
-            match operations.control() {
+            let mut state = run.state();
+            match state.control() {
                 // A chunk that is on its way when the task is cancelled is still written.
                 Some(control) if control != ControlFlow::Cancelled => Poll::Ready(Err(control)),
-                _ => operations.poll_durable(last, cx.waker()).map(Ok),
+                _ => state.poll_durable(last, cx.waker()).map(Ok),
             }
         }))
     }

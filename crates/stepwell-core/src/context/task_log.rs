@@ -85,13 +85,8 @@ impl TaskContext {
     /// Journals a note, and returns `false` when the journal has it already.
     fn note<T: Serialize>(&self, kind: Kind, name: Name, note: &T) -> bool {
         let run = self.run();
-        let noted = run.operations().note(
-            kind,
-            name,
-            self.attempt,
-            to_payload(note),
-            run.engine.store.now(),
-        );
+        let noted =
+            run.state().note(kind, name, self.attempt, to_payload(note), run.engine.store.now());
         if noted {
             run.waker.wake_executor();
         }

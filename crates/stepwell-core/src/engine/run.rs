@@ -4,20 +4,20 @@ pub(crate) mod child;
 pub(crate) mod compensation;
 pub(crate) mod delivery;
 pub(crate) mod executor;
-pub(crate) mod operations;
 pub(crate) mod outcome;
 pub(crate) mod polled;
+pub(crate) mod state;
 pub(crate) mod step;
 pub(crate) mod step_cache;
+pub(crate) mod waker;
 
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Wake, Waker};
+use std::task::{Wake as _, Waker};
 use std::time::Duration;
 
-use futures_util::task::AtomicWaker;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::failure::{Failure, Retry};
@@ -29,8 +29,9 @@ use crate::base::retry::RetryStrategy;
 use crate::base::time::{Timestamp, after};
 use crate::engine::Engine;
 use crate::engine::run::compensation::Undo;
-use crate::engine::run::operations::{Effect, Operations, Progress, Request, unlock};
 use crate::engine::run::polled::is_polled;
+use crate::engine::run::state::{Effect, Progress, Request, RunState, unlock};
+use crate::engine::run::waker::RunWaker;
 use crate::engine::task_error::{ControlFlow, TaskError, TaskResult};
 use crate::observe::measures::TypeMeasures;
 use crate::store::rules::ending::{attempts, end_of};
@@ -68,7 +69,7 @@ pub(crate) struct Run {
     pub(crate) seen_attempt: u32,
     /// The closures of the steps' compensations, by their records.
     undos: Mutex<BTreeMap<Key, Arc<dyn Undo>>>,
-    operations: Mutex<Operations>,
+    state: Mutex<RunState>,
 }
 
 impl Run {
@@ -106,7 +107,7 @@ impl Run {
                 .as_ref()
                 .map(|compensation| compensation.failure.clone()),
             undos: Mutex::default(),
-            operations: Mutex::new(Operations::new(replay, claimed.waits)),
+            state: Mutex::new(RunState::new(replay, claimed.waits)),
         }
     }
 
@@ -140,8 +141,8 @@ impl Run {
         self.undos.lock().unwrap_or_else(PoisonError::into_inner).get(record).cloned()
     }
 
-    pub(crate) fn operations(&self) -> MutexGuard<'_, Operations> {
-        self.operations.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn state(&self) -> MutexGuard<'_, RunState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps the run from counting as stuck, for `claim_timeout`, or for `extend` when that is
@@ -186,7 +187,7 @@ impl Run {
 
     /// Tells the task's code to stop: its calls return the reason.
     pub(crate) fn stop(&self, why: ControlFlow) {
-        let Some(wakers) = self.operations().stop(why) else { return };
+        let Some(wakers) = self.state().stop(why) else { return };
         // The tasks that wait for the token may be anywhere in the application.
         guard::tell("who waits for a task's token", || self.cancelled.cancel());
         wakers.into_iter().for_each(|waker| guard::tell("a waker of a task", || waker.wake()));
@@ -195,7 +196,7 @@ impl Run {
     }
 
     pub(crate) fn control(&self) -> Option<ControlFlow> {
-        self.operations().control()
+        self.state().control()
     }
 
     /// Returns the key of a call, which numbers it among the calls of its name.
@@ -204,7 +205,7 @@ impl Run {
             return Err(outside(kind, name));
         }
         let name = name.check()?;
-        let ordinal = self.operations().next_ordinal(kind, &name);
+        let ordinal = self.state().next_ordinal(kind, &name);
         Ok(Key { kind, name, ordinal })
     }
 
@@ -214,9 +215,9 @@ impl Run {
             return Err(outside(Kind::Patch, name));
         }
         let name = name.check()?;
-        let mut operations = self.operations();
-        operations.control().map_or(Ok(()), |control| Err(TaskError::from(control)))?;
-        Ok(operations.patched(name, self.engine.store.now()))
+        let mut state = self.state();
+        state.control().map_or(Ok(()), |control| Err(TaskError::from(control)))?;
+        Ok(state.patched(name, self.engine.store.now()))
     }
 
     /// Returns the due time of a wait.
@@ -228,7 +229,7 @@ impl Run {
         key: &Key,
         due_at: impl FnOnce(Timestamp) -> Timestamp,
     ) -> Timestamp {
-        let stored = self.operations().stored_due(key);
+        let stored = self.state().stored_due(key);
         stored.unwrap_or_else(|| due_at(self.engine.store.now()))
     }
 
@@ -242,17 +243,17 @@ impl Run {
         if !is_polled(self) {
             return Progress::Delivered(Err(outside(key.kind, &StepName::from(key.name.as_str()))));
         }
-        let mut operations = self.operations();
-        let progress = operations.poll(key, request.take(), waker);
-        unlock(operations);
+        let mut state = self.state();
+        let progress = state.poll(key, request.take(), waker);
+        unlock(state);
         progress
     }
 
     /// Queues the result of a step's closure that has ended.
     pub(crate) fn finish(&self, key: &Key, outcome: Outcome) {
-        let mut operations = self.operations();
-        operations.finish(key, outcome, Effect::None);
-        unlock(operations);
+        let mut state = self.state();
+        state.finish(key, outcome, Effect::None);
+        unlock(state);
     }
 
     /// Drops the application's values after the run is over.
@@ -262,82 +263,19 @@ impl Run {
     pub(crate) fn let_go(&self) {
         let undos = mem::take(&mut *self.undos.lock().unwrap_or_else(PoisonError::into_inner));
         undos.into_values().for_each(discard);
-        let (live, wakers) = self.operations().take_live();
+        let (live, wakers) = self.state().take_live();
         live.into_iter().for_each(discard);
         wakers.into_iter().for_each(discard);
     }
 
     /// Forgets an operation whose future was dropped.
     pub(crate) fn forget(&self, key: &Key) {
-        let mut operations = self.operations();
-        operations.forget(key);
-        unlock(operations);
+        let mut state = self.state();
+        state.forget(key);
+        unlock(state);
     }
 }
 
 fn outside(kind: Kind, name: &StepName) -> TaskError {
     TaskError::OutsideTask { call: format!("{} \"{name}\"", kind.as_str()) }
-}
-
-/// Wakes the executor of a run, and remembers that the task's future asked for it.
-///
-/// A delivery wakes the future within the executor's own poll. Such a wake must not reach the
-/// runtime, which would queue the task once more, and mostly wake another thread for it. The
-/// executor therefore leaves its waker here only while it sleeps.
-#[derive(Default)]
-pub(crate) struct RunWaker {
-    /// Set when the future has to be polled.
-    woken: AtomicBool,
-    /// Set when the executor has to look again.
-    nudged: AtomicBool,
-    executor: AtomicWaker,
-}
-
-impl RunWaker {
-    pub(crate) fn register(&self, waker: &Waker) {
-        self.executor.register(waker);
-    }
-
-    /// Takes the executor's waker away, because the executor looks by itself from now on.
-    pub(crate) fn take(&self) {
-        drop(self.executor.take());
-    }
-
-    /// Clears the flag, because the executor is about to see everything that happened until now.
-    pub(crate) fn look(&self) {
-        self.nudged.swap(false, Ordering::AcqRel);
-    }
-
-    /// Returns whether the executor can sleep, because nothing has happened since it began to look.
-    ///
-    /// The waker wakes it.
-    pub(crate) fn can_sleep(&self, waker: &Waker) -> bool {
-        self.executor.register(waker);
-        !self.nudged.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn wake_executor(&self) {
-        self.nudged.store(true, Ordering::Release);
-        self.executor.wake();
-    }
-
-    pub(crate) fn take_woken(&self) -> bool {
-        self.woken.swap(false, Ordering::AcqRel)
-    }
-
-    pub(crate) fn is_woken(&self) -> bool {
-        self.woken.load(Ordering::Acquire)
-    }
-}
-
-impl Wake for RunWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.woken.swap(true, Ordering::AcqRel) {
-            self.wake_executor();
-        }
-    }
 }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use crate::base::journal::{Key, Outcome};
 use crate::engine::run::Run;
-use crate::engine::run::operations::Request;
+use crate::engine::run::state::Request;
 use crate::engine::task_error::{TaskError, TaskResult};
 
 /// The future of a context's call.

@@ -28,7 +28,7 @@ use tracing::Span;
 
 use crate::base::failure::{Failure, FailureKind};
 use crate::base::guard::{Panic, discard, guard};
-use crate::base::journal::{Entry, Key, Outcome};
+use crate::base::journal::{Entry, Key, Kind, Outcome};
 use crate::base::payload::Payload;
 use crate::base::retry::STORE_RETRY;
 use crate::base::runtime::BoxFuture;
@@ -39,8 +39,10 @@ use crate::engine::commit::Receipt;
 use crate::engine::run::Run;
 use crate::engine::run::child;
 use crate::engine::run::compensation::compensate;
-use crate::engine::run::operations::{Opened, Standing, Undelivered, Unsent, Work, unlock};
 use crate::engine::run::polled::{poll_closure, poll_task};
+use crate::engine::run::state::{
+    Delivery, Opened, RunState, Standing, Undelivered, Unsent, Work, unlock,
+};
 use crate::engine::task_error::{ControlFlow, TaskError, TaskResult, closure_failure};
 use crate::engine::worker::slots::Slot;
 use crate::engine::worker::suspects::SuspectPermit;
@@ -314,10 +316,10 @@ impl Execution {
         // The clock is read only when it is needed: a step without timers comes past here several
         // times.
         let now = || run.engine.store.now();
-        let mut operations = run.operations();
-        let control = operations.control();
+        let mut state = run.state();
+        let control = state.control();
         if let Some(control) = control {
-            drop(operations);
+            drop(state);
             // A shutdown has waited until its deadline, and the writes of a lost run would be
             // refused.
             let grace = if control == ControlFlow::Cancelled { self.grace } else { Duration::ZERO };
@@ -325,20 +327,21 @@ impl Execution {
                 self.end(Err(Ending::Error(control.into())));
                 return true;
             }
-            operations = run.operations();
+            state = run.state();
         }
         let idle = matches!(self.commit, Commit::Idle);
-        if !operations.is_replaying() {
+        if !state.is_replaying() {
             if let Some(facts) = self.facts.take() {
-                operations.arrive(facts);
+                state.arrive(facts);
             }
-            if operations.next_timer().is_some() {
-                operations.fire_timers(now());
+            if state.next_timer().is_some() {
+                state.fire_timers(now());
             }
         }
-        match operations.deliver_next(&run) {
-            Ok(Some(waker)) => {
-                unlock(operations);
+        match state.deliver_next() {
+            Ok(Some(delivery)) => {
+                let waker = self.take_note_of(delivery, &mut state);
+                unlock(state);
                 self.stalled = None;
                 run.sign_of_life(None);
                 if let Some(waker) = waker {
@@ -347,31 +350,31 @@ impl Execution {
                 return true;
             }
             Err(Undelivered::Unreadable(error)) => {
-                drop(operations);
+                drop(state);
                 self.end(Err(Ending::Error(error)));
                 return true;
             }
             Ok(None) | Err(Undelivered::NoWaiter) => {}
         }
-        match operations.open_gates(idle) {
+        match state.open_gates(idle) {
             Opened::Closures(wakers) if wakers.is_empty() => {}
             Opened::Closures(wakers) => {
-                drop(operations);
+                drop(state);
                 wakers.into_iter().for_each(Waker::wake);
                 return true;
             }
             Opened::Work(key, work) => {
-                drop(operations);
+                drop(state);
                 self.send(Next::Continue { collect: false }, Some((key, work)));
                 return true;
             }
         }
-        let standing = operations.standing();
-        let (unsent, next_timer) = (operations.has_unsent(), operations.next_timer());
-        drop(operations);
+        let standing = state.standing();
+        let (unsent, next_timer) = (state.has_unsent(), state.next_timer());
+        drop(state);
         match standing {
             Standing::Stalled if control.is_none() => {
-                return run.operations().input_changed(now()) || self.stalled(cx);
+                return run.state().input_changed(now()) || self.stalled(cx);
             }
             Standing::Replayed if control.is_none() => {
                 self.begin_compensation();
@@ -395,7 +398,7 @@ impl Execution {
         if idle {
             let poked = run.take_poke();
             if unsent || poked {
-                let collect = run.operations().take_look() || poked;
+                let collect = run.state().take_look() || poked;
                 self.send(Next::Continue { collect }, None);
                 return true;
             }
@@ -406,6 +409,24 @@ impl Execution {
         false
     }
 
+    /// Journals a delivery that is new, and returns the waker of the operation's future.
+    fn take_note_of(&self, delivery: Delivery, state: &mut RunState) -> Option<Waker> {
+        let delivered = match delivery {
+            Delivery::Known(waker) => return waker,
+            Delivery::New(delivered) => delivered,
+        };
+        let (run, engine) = (&self.run, &self.run.engine);
+        let at = engine.store.now();
+        if delivered.key.kind != Kind::Compensated || run.compensating.is_some() {
+            let (key, outcome) = (&delivered.key, &delivered.outcome);
+            engine.lifecycle.tell(|| Lifecycle::of_delivery(run.task_id, key, outcome));
+        }
+        if let Some(child) = delivered.effect.child() {
+            engine.measures.count_spawn(&child.task_type);
+        }
+        state.journal(delivered, at)
+    }
+
     /// Ends a task whose code has diverged: nothing waits for the next entry of the journal.
     ///
     /// The code has the grace to come to that entry, while it waits for something else.
@@ -413,7 +434,7 @@ impl Execution {
         if !has_passed(&self.run, &mut self.stalled, self.grace, cx) {
             return false;
         }
-        let divergence = self.run.operations().divergence(false);
+        let divergence = self.run.state().divergence(false);
         self.end(Err(Ending::Error(divergence)));
         true
     }
@@ -442,7 +463,7 @@ impl Execution {
     fn begin_compensation(&mut self) {
         self.drop_future();
         self.stalled = None;
-        let compensation = self.run.operations().begin_compensation();
+        let compensation = self.run.state().begin_compensation();
         self.future = compensation.map(|compensation| -> BoxFuture<'static, TaskResult<Payload>> {
             Box::pin(compensate(self.run.clone(), compensation))
         });
@@ -452,7 +473,7 @@ impl Execution {
     /// Ends the task's code, which has ended or has to: drops its future, and decides the run's
     /// last commit.
     fn end(&mut self, result: Result<Payload, Ending>) {
-        let replayed = self.run.control().is_none() && self.run.operations().is_only_replayed();
+        let replayed = self.run.control().is_none() && self.run.state().is_only_replayed();
         // Compensations do not begin when the code could not be replayed as far as it had come:
         // another worker may be able to read the journal.
         let unreadable = matches!(&result, Err(Ending::Error(error)) if error.is_unreadable());
@@ -470,10 +491,10 @@ impl Execution {
         if control == Some(ControlFlow::LeaseLost) {
             return Closing::Nothing;
         }
-        let mut operations = self.run.operations();
+        let mut state = self.run.state();
         let mut unreadable = false;
         let mut failure = match (result, control) {
-            (Ok(_), None) if operations.is_replaying() => operations.divergence(true).to_failure(),
+            (Ok(_), None) if state.is_replaying() => state.divergence(true).to_failure(),
             (Ok(output), _) => return Closing::Commit(self.completed(output.clone())),
             (Err(_), Some(ControlFlow::Cancelled))
             | (Err(Ending::Error(TaskError::Control(ControlFlow::Cancelled))), None) => {
@@ -508,9 +529,12 @@ impl Execution {
         // Rewinding would hide a divergence from the next attempt. An attempt that can read the
         // journal goes on from where this one stopped.
         if failure.kind != FailureKind::Diverged && !unreadable {
-            operations.mark_failed_attempt(&self.run, &mut failure);
+            if state.find_sources(&mut failure) {
+                let at = self.run.engine.store.now();
+                state.mark_failed_attempt(self.run.attempt, failure.clone(), at);
+            }
         }
-        drop(operations);
+        drop(state);
         Closing::Commit(self.run.after_failure(failure))
     }
 
@@ -529,8 +553,8 @@ impl Execution {
         let suspending = matches!(next, Next::Suspend { .. });
         self.run.set_suspending(suspending);
         let (unsent, after, seq) = {
-            let mut operations = self.run.operations();
-            (operations.take_unsent(suspending), operations.durable_seq(), operations.delivered_seq)
+            let mut state = self.run.state();
+            (state.take_unsent(suspending), state.durable_seq(), state.delivered_seq())
         };
         let mut transaction = None;
         let work = work.map(|(key, work)| {
@@ -636,7 +660,7 @@ impl Execution {
     fn refused(&mut self, error: StoreError) -> Option<bool> {
         let (task_id, task_type) = (self.run.task_id, &self.run.task_type);
         tracing::error!(%error, %task_id, %task_type, "the store refuses what a task did");
-        self.run.operations().discard_unsent();
+        self.run.state().discard_unsent();
         self.refusals += 1;
         match self.refusals {
             1 => {
@@ -667,7 +691,7 @@ impl Execution {
             let failure = Failure::new(FailureKind::Error, error.to_string());
             trace::failed(&span, &failure);
             let outcome = Outcome::failed(failure);
-            let waker = self.run.operations().deliver_work(&key, outcome, false);
+            let waker = self.run.state().deliver_work(&key, outcome, false);
             waker.into_iter().for_each(Waker::wake);
         }
         let runtime = &self.run.engine.runtime;
@@ -684,8 +708,8 @@ impl Execution {
             // The task has got further: a crash from now on is its first one.
             self.suspect = None;
         }
-        let mut operations = run.operations();
-        let durable = operations.committed(sent.seq, &sent.unsent.received);
+        let mut state = run.state();
+        let durable = state.committed(sent.seq, &sent.unsent.received);
         let waker = sent.work.and_then(|(key, working)| {
             let (outcome, journaled) = match working {
                 Working::Transaction(span) => {
@@ -708,11 +732,11 @@ impl Execution {
                 // A queued outcome is reported when it is delivered.
                 run.engine.lifecycle.tell(|| Lifecycle::of_delivery(run.task_id, &key, &outcome));
             }
-            operations.deliver_work(&key, outcome, journaled)
+            state.deliver_work(&key, outcome, journaled)
         });
-        operations.arrive(applied.facts);
-        let compensates = operations.has_compensations && run.compensating.is_none();
-        drop(operations);
+        state.arrive(applied.facts);
+        let compensates = state.has_compensations() && run.compensating.is_none();
+        drop(state);
         waker.into_iter().chain(durable).for_each(Waker::wake);
         if applied.cancel_requested {
             run.stop(ControlFlow::Cancelled);

@@ -20,9 +20,9 @@ use crate::base::runtime::{BoxFuture, MaybeSend, MaybeSync};
 use crate::base::time::{Timestamp, after, until};
 use crate::engine::run::Run;
 use crate::engine::run::compensation::{Record, Undo, Undoing};
-use crate::engine::run::operations::{Effect, Progress, Request};
 use crate::engine::run::outcome::read_step;
 use crate::engine::run::polled::poll_closure;
+use crate::engine::run::state::{Effect, Progress, Request};
 use crate::engine::run::step_cache::StepCache;
 use crate::engine::task_error::{TaskError, TaskResult, closure_failure};
 use crate::observe::lifecycle::Lifecycle;
@@ -244,7 +244,7 @@ impl<F: Closure> Step<F> {
                 Ok(with_input) => {
                     if let Some(recording) = &mut self.record {
                         let name = with_input.name.clone();
-                        let ordinal = self.run.operations().next_ordinal(Kind::Compensate, &name);
+                        let ordinal = self.run.state().next_ordinal(Kind::Compensate, &name);
                         recording.key = Key { kind: Kind::Compensate, name, ordinal };
                     }
                     *key = with_input;
@@ -346,7 +346,7 @@ impl<F: Closure> Step<F> {
 
     fn record(mut self, begun: bool, undo: Arc<dyn Undo>) -> Self {
         let Ok(key) = &self.key else { return self };
-        let ordinal = self.run.operations().next_ordinal(Kind::Compensate, &key.name);
+        let ordinal = self.run.state().next_ordinal(Kind::Compensate, &key.name);
         let record = to_payload(&Record::Step { ordinal: key.ordinal, begun });
         let request = Some(Request::Finished(Outcome::Done(record), Effect::None));
         let key = Key { kind: Kind::Compensate, ordinal, ..key.clone() };
