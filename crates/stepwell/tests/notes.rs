@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::json;
+use stepwell::sqlite::TransactionExt as _;
 use stepwell::testing::{Harness, Process, worker_options};
 use stepwell::*;
 
@@ -162,4 +163,38 @@ async fn ended_tasks_are_forgotten_after_their_time() {
     tokio::time::sleep(Duration::from_secs(300)).await;
     assert!(process.task(ended).await.unwrap().is_none());
     assert!(process.task(waits).await.unwrap().is_some(), "it has not ended");
+}
+
+#[tokio::test]
+async fn a_line_that_a_transaction_writes_comes_after_it() {
+    let client = Durable::builder().database_url("sqlite::memory:").build().await.unwrap();
+    let writes = |(): (), ctx: TaskContext| async move {
+        let inside = ctx.clone();
+        let write = move |_: &_| {
+            inside.log(LogLevel::Info, "inside", []);
+            inside.progress(1, 2, "writing");
+            Ok(())
+        };
+        ctx.transaction("write", write).await?;
+        ctx.log(LogLevel::Info, "after", []);
+        ctx.step("last", || async { Ok(()) }).await?;
+        Ok(())
+    };
+    client.register_fn("writes", writes).await.unwrap();
+    let mut events = client.subscribe();
+    client.start_worker(worker_options()).await;
+    let task = client.spawn_named("writes", &(), SpawnOptions::new()).await.unwrap().task_id;
+    client.wait::<()>(task).await.unwrap();
+    let logs = client.logs(task).await.unwrap();
+    let lines: Vec<_> = logs.iter().map(|line| line.message.as_str()).collect();
+    assert_eq!(lines, ["inside", "after"]);
+    let mut starts = 0;
+    loop {
+        match events.next().await.unwrap() {
+            Lifecycle::TaskStarted { .. } => starts += 1,
+            Lifecycle::TaskCompleted { .. } => break,
+            _ => {}
+        }
+    }
+    assert_eq!(starts, 1, "the run keeps its task");
 }

@@ -9,6 +9,7 @@ const FAILURES: &str = "crates/stepwell-core/src/engine/run/state/failures.rs";
 const GATES: &str = "crates/stepwell-core/src/engine/run/state/gates.rs";
 const REPLAY: &str = "crates/stepwell-core/src/engine/run/state/replay.rs";
 const WAITS: &str = "crates/stepwell-core/src/engine/run/state/waits.rs";
+const WRITTEN: &str = "crates/stepwell-core/src/engine/run/state/written.rs";
 const EXECUTOR: &str = "crates/stepwell-core/src/engine/run/executor.rs";
 
 pub(super) const BUGS: &[Bug] = &[
@@ -52,6 +53,22 @@ pub(super) const BUGS: &[Bug] = &[
             "deliveries",
             "a_replay_takes_the_same_way_through_every_combinator",
         )],
+    },
+    Bug {
+        name: "report-in-the-place-of-a-transaction",
+        breaks: "A line that a transaction logs has its number, and the run loses its task.",
+        guarantee: "7",
+        file: WRITTEN,
+        find: "        self.unsent.entries.iter_mut().for_each(|report| report.seq += 1);\n",
+        put: "",
+        tests: &[
+            fails(
+                "stepwell-core",
+                "lib",
+                "a_report_that_is_written_while_the_store_does_a_work_comes_after_it",
+            ),
+            fails("stepwell", "notes", "a_line_that_a_transaction_writes_comes_after_it"),
+        ],
     },
     Bug {
         name: "timers-a-second-early",

@@ -177,7 +177,7 @@ impl RunState {
         journaled: bool,
     ) -> Option<Waker> {
         if journaled {
-            let seq = self.written.journaled_by_the_store();
+            let seq = self.journaled_by_the_store();
             return self.deliver(seq, key, outcome).flatten();
         }
         self.finish(key, outcome, Effect::None);

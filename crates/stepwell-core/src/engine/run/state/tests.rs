@@ -417,6 +417,23 @@ fn a_report_takes_the_place_of_the_one_before() {
 }
 
 #[test]
+fn a_report_that_is_written_while_the_store_does_a_work_comes_after_it() {
+    let mut state = RunState::default();
+    let work = step("work");
+    state.begin(&work, Request::Gate(Some(Work::Transaction(Box::new(())))));
+    assert_eq!(state.opens(), (0, Some(work.clone())));
+    assert!(state.commits().is_empty());
+    for kind in [Kind::Log, Kind::Progress] {
+        assert!(state.note(kind, Name::known("note"), 1, Payload::null(), at(1)));
+    }
+    state.deliver_work(&work, done(), true);
+    assert_eq!((state.durable_seq(), state.delivered_seq()), (1, 3));
+    assert_eq!(state.commits(), [2, 3]);
+    assert!(state.note(Kind::Progress, Name::known("note"), 1, Payload::null(), at(1)));
+    assert_eq!(state.take_unsent(false).superseded, [3]);
+}
+
+#[test]
 fn what_the_store_refused_is_as_if_it_had_not_been() {
     let mut state = RunState::default();
     let value = key(Kind::Value, "now");
@@ -517,7 +534,7 @@ struct World {
 impl World {
     fn happens(&mut self, op: Op) {
         let Self { state, begun, working, written } = self;
-        if let (Some(key), false) = (&*working, matches!(op, Op::Poll(_))) {
+        if let (Some(key), false) = (&*working, matches!(op, Op::Note | Op::Poll(_))) {
             let journaled = matches!(op, Op::WorkEnds(true));
             let outcome = if journaled { done() } else { failed("undone") };
             state.deliver_work(key, outcome, journaled);

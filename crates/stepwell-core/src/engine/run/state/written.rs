@@ -91,16 +91,24 @@ impl Written {
     /// Writes the next entry, and returns its number.
     pub(super) fn write(&mut self, key: Key, outcome: Outcome, at: Timestamp) -> u64 {
         let seq = self.next_seq();
+        debug_assert!(
+            self.unsent.entries.last().is_none_or(|last| last.seq + 1 == seq),
+            "entry {seq} follows on the one before it"
+        );
         self.delivered_seq = seq;
         self.unsent.entries.push(Entry { seq, key, outcome, at });
         seq
     }
 
-    /// Counts the entry of a work, which the store has journaled after what was sent with it, and
+    /// Counts the entry of a work, which the store has journaled right after what is durable, and
     /// returns its number.
-    pub(super) fn journaled_by_the_store(&mut self) -> u64 {
+    ///
+    /// Nothing was delivered meanwhile. Reports that were written from another thread come after
+    /// that entry.
+    fn journaled_by_the_store(&mut self) -> u64 {
         self.delivered_seq += 1;
-        self.durable_seq = self.delivered_seq;
+        self.durable_seq += 1;
+        self.unsent.entries.iter_mut().for_each(|report| report.seq += 1);
         self.durable_seq
     }
 
@@ -110,6 +118,15 @@ impl Written {
 }
 
 impl RunState {
+    /// Counts the entry of a work that the store has journaled, and returns its number.
+    pub(super) fn journaled_by_the_store(&mut self) -> u64 {
+        let seq = self.written.journaled_by_the_store();
+        if let Some(progress) = self.replay.progress.as_mut().filter(|progress| **progress >= seq) {
+            *progress += 1;
+        }
+        seq
+    }
+
     /// Adds a report of the task about itself; `false` when a replay repeats it.
     pub(crate) fn note(
         &mut self,
@@ -157,7 +174,11 @@ impl RunState {
 
     /// Takes everything that is to be committed now.
     pub(crate) fn take_unsent(&mut self, suspending: bool) -> Unsent {
-        let unsent = &mut self.written.unsent;
+        let Written { unsent, delivered_seq, .. } = &mut self.written;
+        debug_assert!(
+            unsent.entries.last().is_none_or(|last| last.seq == *delivered_seq),
+            "all entries are sent up to the last one"
+        );
         self.waits.sent(suspending, unsent);
         mem::take(unsent)
     }
