@@ -126,7 +126,7 @@ impl Client {
 
     /// Subscribes to the lifecycle events of this process, from now on.
     pub fn subscribe(&self) -> Subscription {
-        self.engine.lifecycle.subscribe()
+        self.engine.observer.subscribe()
     }
 
     /// Returns the kept lifecycle events of all processes whose clients were built to keep them.
@@ -161,6 +161,6 @@ impl Client {
     pub async fn shutdown(&self, deadline: Duration) {
         let workers = self.engine.hub.workers();
         join_all(workers.into_iter().map(|worker| worker.shut_down(deadline))).await;
-        self.engine.lifecycle.flush().await;
+        self.engine.observer.flush().await;
     }
 }

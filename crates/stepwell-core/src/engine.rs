@@ -34,8 +34,7 @@ use crate::engine::registry::Registry;
 use crate::engine::settings::Settings;
 use crate::engine::shield::Shield;
 use crate::engine::worker::suspects::Suspects;
-use crate::observe::lifecycle::Broadcast;
-use crate::observe::measures::Measures;
+use crate::observe::observer::Observer;
 use crate::store::spawn_options::{SpawnOptions, Start};
 use crate::store::{Changed, NewTask, Store, StoreError};
 
@@ -56,9 +55,8 @@ pub(crate) struct Engine {
     pub(crate) registry: Registry,
     pub(crate) settings: Settings,
     pub(crate) states: States,
-    pub(crate) lifecycle: Arc<Broadcast>,
+    pub(crate) observer: Arc<Observer>,
     pub(crate) suspects: Suspects,
-    pub(crate) measures: Arc<Measures>,
     /// Set when the engine begins to listen for the writes of other processes; cancelled with the
     /// engine.
     listening: OnceLock<CancellationToken>,
@@ -72,20 +70,11 @@ impl Engine {
         states: States,
     ) -> Arc<Self> {
         let store = Encoded::over(Arc::new(Shield(backend.clone())), &settings.codecs);
-        let lifecycle = match settings.keep_history {
-            true => Broadcast::kept(store.clone(), runtime.clone()),
-            false => Broadcast::new(),
-        };
-        let (hub, lifecycle) = (Arc::new(Hub::default()), Arc::new(lifecycle));
-        let measures = Measures::new(settings.measure);
+        let hub = Arc::new(Hub::default());
+        let Settings { keep_history, measure, .. } = settings;
+        let observer = Observer::new(store.clone(), runtime.clone(), keep_history, measure);
         Arc::new(Self {
-            commit: GroupCommit::new(
-                store.clone(),
-                runtime.clone(),
-                hub.clone(),
-                lifecycle.clone(),
-                measures.clone(),
-            ),
+            commit: GroupCommit::new(store.clone(), runtime.clone(), hub.clone(), observer.clone()),
             backend,
             #[cfg(feature = "schemas")]
             stored: std::sync::Mutex::default(),
@@ -96,9 +85,8 @@ impl Engine {
             registry: Registry::default(),
             settings,
             states,
-            lifecycle,
+            observer,
             suspects: Suspects::default(),
-            measures,
             listening: OnceLock::new(),
         })
     }

@@ -3,6 +3,8 @@
 
 use super::{Bug, fails, hangs};
 
+const SENDING: &str = "crates/stepwell-core/src/engine/run/executor/sending.rs";
+const ENDING: &str = "crates/stepwell-core/src/engine/run/executor/ending.rs";
 const STATE: &str = "crates/stepwell-core/src/engine/run/state.rs";
 const DELIVER: &str = "crates/stepwell-core/src/engine/run/state/deliver.rs";
 const FAILURES: &str = "crates/stepwell-core/src/engine/run/state/failures.rs";
@@ -131,9 +133,8 @@ pub(super) const BUGS: &[Bug] = &[
         name: "lost-lease-not-told",
         breaks: "Code whose run was given to another worker goes on, and is never told.",
         guarantee: "3",
-        file: EXECUTOR,
-        find: "            Some(Ok(Err(Refused))) => {
-                self.run.stop(ControlFlow::LeaseLost);",
+        file: SENDING,
+        find: "            Some(Ok(Err(Refused))) => {\n                self.run.stop(ControlFlow::LeaseLost);",
         put: "            Some(Ok(Err(Refused))) => {",
         tests: &[fails(
             "stepwell",
@@ -146,7 +147,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "Code that ends before its journal does completes its task, with a result that the \
                  journal does not prove.",
         guarantee: "7",
-        file: EXECUTOR,
+        file: ENDING,
         find: "(Ok(_), None) if state.is_replaying() => state.divergence(true).to_failure(),",
         put: "",
         tests: &[fails(
@@ -268,7 +269,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A destructor that panics while a suspended task is dropped ends the group commit; \
                  every later call hangs.",
         guarantee: "8",
-        file: EXECUTOR,
+        file: ENDING,
         find: "poll_closure(|| discard(future));",
         put: "poll_closure(|| drop(future));",
         tests: &[hangs("stepwell", "panics", "a_panic_hurts_its_own_task_only")],

@@ -4,6 +4,8 @@ use super::{Bug, fails};
 
 const MEMORY: &str = "crates/stepwell-core/src/memory.rs";
 const COMMIT: &str = "crates/stepwell-core/src/engine/commit.rs";
+const GATHERING: &str = "crates/stepwell-core/src/engine/commit/gathering.rs";
+const SENDING: &str = "crates/stepwell-core/src/engine/run/executor/sending.rs";
 const CLIENT: &str = "crates/stepwell-core/src/client.rs";
 
 pub(super) const BUGS: &[Bug] = &[
@@ -84,7 +86,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "run-stuck-by-its-store",
         breaks: "A run whose commits the store refuses is taken for stuck, and its attempt fails.",
         guarantee: "4",
-        file: "crates/stepwell-core/src/engine/run/executor.rs",
+        file: SENDING,
         find: "        self.run.wait_for_store(delay);\n",
         put: "",
         tests: &[fails(
@@ -218,9 +220,8 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A task whose result the store will never take is sent again and again, and never \
                  fails.",
         guarantee: "one item that the store refuses holds up nobody",
-        file: "crates/stepwell-core/src/engine/run/executor.rs",
-        find: "if !error.is_transient() && !matches!(sent.work, Some((_, \
-               Working::Transaction(_)))) {",
+        file: SENDING,
+        find: "if !error.is_transient() && !matches!(sent.work, Some((_, Working::Transaction(_)))) {",
         put: "if error.is_transient() && !error.is_transient() {",
         tests: &[
             fails(
@@ -236,7 +237,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "Two transitions of one run are on their way at the same time, and may be applied \
                  in the wrong order.",
         guarantee: "3",
-        file: COMMIT,
+        file: GATHERING,
         find: "if self.may_repeat && largest.is_some() {",
         put: "if self.may_repeat && largest.is_none() && largest.is_some() {",
         tests: &[fails("stepwell-core", "lib", "a_run_never_has_a_transition_in_each_lane")],
@@ -245,7 +246,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "heartbeats-behind-a-batch",
         breaks: "Signs of life wait for a batch that hangs, and the worker is declared dead.",
         guarantee: "3",
-        file: COMMIT,
+        file: GATHERING,
         find: "return (main_is_free && self.batch.has_more_than_transitions()).then_some(MAIN);",
         put: "return None;",
         tests: &[fails("stepwell-core", "lib", "signs_of_life_pass_a_batch_that_hangs")],

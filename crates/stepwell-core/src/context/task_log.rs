@@ -10,7 +10,6 @@ use crate::base::name::Name;
 use crate::base::payload::Payload;
 use crate::base::text::cut_off;
 use crate::context::TaskContext;
-use crate::observe::lifecycle::Lifecycle;
 use crate::observe::notes::{Line, LogLevel, Progress};
 
 /// The size limit of a message, in bytes.
@@ -53,9 +52,7 @@ impl TaskContext {
             line.fields = BTreeMap::from([("left out".to_owned(), error.to_string().into())]);
         }
         if self.note(Kind::Log, Name::known("log"), &line) {
-            let (task_id, Line { level, message, fields }) = (self.task_id, line);
-            let written = || Some(Lifecycle::LogWritten { task_id, level, message, fields });
-            self.run().engine.lifecycle.tell(written);
+            self.run().engine.observer.log_written(self.task_id, line);
         }
     }
 
@@ -74,11 +71,7 @@ impl TaskContext {
         message.iter_mut().for_each(|message| cut_off(message, MAX_MESSAGE));
         let progress = Progress { current, total: total.into(), message };
         if self.note(Kind::Progress, Name::known("progress"), &progress) {
-            let task_id = self.task_id;
-            self.run()
-                .engine
-                .lifecycle
-                .tell(|| Some(Lifecycle::TaskProgressed { task_id, progress }));
+            self.run().engine.observer.progressed(self.task_id, progress);
         }
     }
 

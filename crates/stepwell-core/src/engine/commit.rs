@@ -25,332 +25,52 @@
 //!   beside        ├── e f ──┤     ├── i j ──┤
 //! ```
 
+pub(crate) mod answers;
 pub(crate) mod bisect;
 pub(crate) mod eager;
+mod gathering;
 pub(crate) mod hub;
+pub(crate) mod receipt;
 
-use std::collections::VecDeque;
-use std::num::NonZeroUsize;
-use std::pin::Pin;
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hashbrown::HashSet;
-use tokio::sync::oneshot;
-use tracing::{Instrument as _, Span};
+use tracing::Instrument as _;
 
 use crate::base::guard::{answer, discard};
-use crate::base::ids::TaskId;
-use crate::base::journal::Outcome;
-use crate::base::name::Name;
-use crate::base::retry::STORE_RETRY;
-use crate::base::runtime::{BoxFuture, MaybeSend, Runtime, turn};
-use crate::base::time::{after, until};
+use crate::base::runtime::{BoxFuture, Runtime, turn};
+use crate::base::time::after;
+use crate::engine::commit::answers::{Answers, Spawner, give};
 use crate::engine::commit::bisect::Part;
 use crate::engine::commit::eager::Eager;
+use crate::engine::commit::gathering::{Gathering, Lane};
 use crate::engine::commit::hub::Hub;
-use crate::observe::lifecycle::{Broadcast, Lifecycle};
-use crate::observe::measures::Measures;
-use crate::observe::trace;
+use crate::engine::commit::receipt::Receipt;
+use crate::observe::observer::{ObservedCommit, Observer};
 use crate::store::queue::QueueChange;
 use crate::store::*;
 
-pub(crate) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
-/// A future of one item's result, which is ready when the item's batch is durable.
-///
-/// Invariant: a receipt is followed to its end. An item whose batch fails is lost unless its owner
-/// sends it again. [`insist`] does that for items whose answer nobody waits for.
-#[must_use = "an item whose batch fails is lost unless its owner sends it again"]
-pub(crate) struct Receipt<T>(oneshot::Receiver<Result<T, StoreError>>);
-
-impl<T> Receipt<T> {
-    fn new() -> (Answer<T>, Self) {
-        let (answer, receiver) = oneshot::channel();
-        (answer, Self(receiver))
-    }
-}
-
-impl<T> Future for Receipt<T> {
-    type Output = Result<T, StoreError>;
-
-    /// Returns [`StoreError::Closed`] when nobody is left to answer.
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // No adapter moves the answer about, because the answer is large.
-        match Pin::new(&mut self.0).poll(cx) {
-            Poll::Ready(Ok(answer)) => Poll::Ready(answer),
-            Poll::Ready(Err(_)) => Poll::Ready(Err(StoreError::Closed)),
-            Poll::Pending => Poll::Pending,
-        }
-    }
-}
-
-/// The caller of a spawn, and the task that starts when the spawn is durable.
-pub(crate) struct Spawner {
-    answer: Answer<Spawned>,
-    eager: Option<Eager>,
-}
-
-impl Spawner {
-    /// Answers the caller, and returns the task that starts now.
-    fn tell(self, spawned: Spawned) -> Option<Eager> {
-        let starts = matches!(spawned, Spawned::Created { claimed: true });
-        answer(self.answer, Ok(spawned));
-        self.eager.filter(|_| starts)
-    }
-}
-
 /// A batch that is on its way.
-type Committing = BoxFuture<'static, Result<Committed, StoreError>>;
-
-/// The callers that wait for the items of a batch; each list is in the order of the batch's list.
-#[derive(Default)]
-pub(crate) struct Answers {
-    pub(crate) transitions: Vec<Answer<Result<Applied, Refused>>>,
-    /// The tasks of `transitions` whose runs report their ends themselves.
-    pub(crate) ending: Vec<TaskId>,
-    pub(crate) commands: Vec<Answer<CommandOutcome>>,
-    pub(crate) events: Vec<Answer<bool>>,
-    pub(crate) messages: Vec<Answer<bool>>,
-    pub(crate) spawns: Vec<Spawner>,
-    /// The lengths of consecutive groups of `spawns`, each of which is spawned as a whole or not at
-    /// all.
-    pub(crate) groups: Vec<usize>,
-    /// The tasks of `spawns`, to be reported.
-    pub(crate) spawned: Vec<(TaskId, Name)>,
-    pub(crate) schedules: Vec<Answer<ScheduleOutcome>>,
-    /// The tasks that each of `schedules` spawns, to be reported.
-    pub(crate) scheduled: Vec<Vec<(TaskId, Name)>>,
-    pub(crate) queues: Vec<Answer<()>>,
-    pub(crate) workers: Vec<Answer<WorkerStatus>>,
-    pub(crate) claims: Vec<Answer<Claimed>>,
+struct Sent {
+    observed: ObservedCommit,
+    committing: BoxFuture<'static, Result<Committed, StoreError>>,
+    batch: Arc<Batch>,
+    answers: Answers,
 }
 
-impl Answers {
-    /// Returns the number of items that can be committed one without the other.
-    pub(crate) fn items(&self) -> usize {
-        self.transitions.len()
-            + self.commands.len()
-            + self.events.len()
-            + self.messages.len()
-            + self.groups.len()
-            + self.schedules.len()
-            + self.queues.len()
-            + self.workers.len()
-            + self.claims.len()
-    }
-
-    fn refuse(self, error: &StoreError) {
-        refuse(self.transitions, error);
-        refuse(self.commands, error);
-        refuse(self.events, error);
-        refuse(self.messages, error);
-        refuse(self.spawns.into_iter().map(|spawner| spawner.answer), error);
-        refuse(self.schedules, error);
-        refuse(self.queues, error);
-        refuse(self.workers, error);
-        refuse(self.claims, error);
-    }
-}
-
-/// The index of a lane.
-type Lane = usize;
-/// The lane for everything; the others take light transitions only.
-const MAIN: Lane = 0;
-
-/// The size of a full batch, in bytes of payloads, because a store may limit what it takes at once.
-const FULL: usize = 32 << 20;
 /// The number of turns for which a batch waits for more items, and the longest time of such a wait.
 ///
 /// The time is limited because turns take long where tasks compute.
 const PATIENCE: (usize, Duration) = (8, Duration::from_millis(10));
 /// The largest batch that is answered at once; a larger one is answered after a turn.
 const FEW: usize = 4;
-/// The largest light transition, in bytes of its payloads.
-const LIGHT: usize = 64 << 10;
-/// The smallest share of a lane, in light transitions.
-const SHARE: usize = 16;
-
-#[derive(Default)]
-struct Gathering {
-    /// Batches that are full, in the order in which they leave.
-    full: VecDeque<(Batch, Answers)>,
-    batch: Batch,
-    answers: Answers,
-    /// The bytes of payloads in `batch`.
-    bytes: usize,
-    /// The number of additions.
-    added: usize,
-    /// Transitions that concern only their own tasks, and may go in any lane; always empty with one
-    /// lane.
-    light: Vec<(Transition, Answer<Result<Applied, Refused>>)>,
-    /// The number of transitions on their way in each lane.
-    ///
-    /// It is `usize::MAX` while a batch is about to leave, or when nothing may go beside the batch.
-    lanes: Vec<Option<usize>>,
-    /// The number of the last batch that left in each lane.
-    numbers: Vec<u64>,
-    /// The number of batches that have left.
-    left: u64,
-    /// Set when two transitions of one run may have gathered.
-    ///
-    /// No transition goes beside such a batch then, neither now nor while it is on its way.
-    may_repeat: bool,
-    /// Set when the last batch had one item, and nothing has gathered since.
-    ///
-    /// The next item is then probably from the same owner, and has nobody to wait for.
-    lone: bool,
-}
-
-impl Gathering {
-    fn new(lanes: NonZeroUsize) -> Self {
-        Self { lanes: vec![None; lanes.get()], numbers: vec![0; lanes.get()], ..Self::default() }
-    }
-
-    fn set(&mut self, lane: Lane, on_its_way: Option<usize>) {
-        if let Some(slot) = self.lanes.get_mut(lane) {
-            *slot = on_its_way;
-        }
-    }
-
-    fn add(&mut self, transition: Transition, answer: Answer<Result<Applied, Refused>>) {
-        if self.lanes.len() > 1 && is_light(&transition) {
-            self.light.push((transition, answer));
-        } else {
-            self.add_heavy(transition, answer);
-        }
-    }
-
-    fn add_heavy(&mut self, transition: Transition, answer: Answer<Result<Applied, Refused>>) {
-        let bytes = weight(&transition);
-        self.batch.transitions.push(transition);
-        self.answers.transitions.push(answer);
-        self.grow(bytes);
-    }
-
-    /// Counts the bytes that were added to the batch, and sets a full batch aside.
-    fn grow(&mut self, bytes: usize) {
-        self.bytes += bytes;
-        if self.bytes >= FULL {
-            let full = self.take_batch();
-            self.full.push_back(full);
-        }
-    }
-
-    fn take_batch(&mut self) -> (Batch, Answers) {
-        self.bytes = 0;
-        (std::mem::take(&mut self.batch), std::mem::take(&mut self.answers))
-    }
-
-    /// Returns the lane in which a batch can leave now.
-    fn can_leave(&self) -> Option<Lane> {
-        let largest = self.lanes.iter().flatten().max();
-        let main_is_free = self.lanes.first().is_some_and(Option::is_none);
-        if self.may_repeat && largest.is_some() {
-            // A batch that is on its way may hang. Heartbeats do not wait for it, and neither do
-            // other items that are not transitions.
-            return (main_is_free && self.batch.has_more_than_transitions()).then_some(MAIN);
-        }
-        let heavy = !(self.full.is_empty() && self.batch.is_empty());
-        if heavy && main_is_free {
-            return Some(MAIN);
-        }
-        let light = self.light.len();
-        let enough = light > 0 && largest.is_none_or(|largest| light >= largest.div_ceil(2));
-        // The last lane comes first, so that the main lane stays free for all other items.
-        self.lanes.iter().rposition(Option::is_none).filter(|_| enough)
-    }
-
-    /// Returns the number of light transitions that leave next, an equal share for each lane.
-    fn share(&self) -> usize {
-        let on_their_way =
-            self.lanes.iter().flatten().fold(0_usize, |sum, lane| sum.saturating_add(*lane));
-        let all = self.light.len();
-        let share = all.saturating_add(on_their_way).div_ceil(self.lanes.len());
-        if self.may_repeat { all } else { share.max(SHARE).min(all) }
-    }
-
-    /// Takes the batch without its transitions.
-    fn take_without_transitions(&mut self) -> (Batch, Answers) {
-        let transitions = std::mem::take(&mut self.batch.transitions);
-        let answers = std::mem::take(&mut self.answers.transitions);
-        let taken = self.take_batch();
-        transitions
-            .into_iter()
-            .zip(answers)
-            .for_each(|(transition, answer)| self.add_heavy(transition, answer));
-        taken
-    }
-
-    /// Takes the batch that leaves in the lane.
-    fn take(&mut self, lane: Lane) -> (Batch, Answers) {
-        self.left += 1;
-        if let Some(number) = self.numbers.get_mut(lane) {
-            *number = self.left;
-        }
-        if self.may_repeat && self.lanes.iter().any(Option::is_some) {
-            self.set(lane, Some(0));
-            return self.take_without_transitions();
-        }
-        let share = self.share();
-        let (mut batch, mut answers) = match lane {
-            MAIN => self.full.pop_front().unwrap_or_else(|| self.take_batch()),
-            _ => Default::default(),
-        };
-        let heavy = std::mem::take(&mut batch.transitions).into_iter();
-        let all =
-            self.light.drain(..share).chain(heavy.zip(std::mem::take(&mut answers.transitions)));
-        let repeats = self.may_repeat;
-        if repeats {
-            // A batch holds at most one transition of each run.
-            let mut seen = HashSet::new();
-            let (first, later) = all.partition::<Vec<_>, _>(|(transition, _)| {
-                seen.insert((transition.task_id, transition.run_id))
-            });
-            (batch.transitions, answers.transitions) = first.into_iter().unzip();
-            later.into_iter().for_each(|(transition, answer)| self.add_heavy(transition, answer));
-            self.may_repeat = !(self.full.is_empty() && self.batch.is_empty());
-        } else {
-            (batch.transitions, answers.transitions) = all.unzip();
-        }
-        let ends =
-            |transition: &&Transition| matches!(transition.next, Next::Fail(_) | Next::Cancel);
-        answers.ending =
-            batch.transitions.iter().filter(ends).map(|transition| transition.task_id).collect();
-        self.set(lane, Some(if repeats { usize::MAX } else { batch.transitions.len() }));
-        (batch, answers)
-    }
-}
-
-/// Returns whether a transition concerns only its own task, and is small.
-fn is_light(transition: &Transition) -> bool {
-    transition.only_journals()
-        && weight(transition) <= LIGHT
-        && matches!(transition.next, Next::Continue { collect: false } | Next::Complete(_))
-}
-
-/// Returns the bytes of a transition's payloads.
-fn weight(transition: &Transition) -> usize {
-    let entries = transition.entries.iter().map(|entry| match &entry.outcome {
-        Outcome::Done(payload) => payload.as_str().len(),
-        Outcome::Failed(_) | Outcome::Retrying { .. } => 0,
-    });
-    let keyed = transition.keyed.iter().map(|keyed| &keyed.task);
-    let spawns = transition.spawns.iter().chain(keyed).map(|task| task.params.as_str().len());
-    let events = transition.events.iter().map(|event| event.payload.as_str().len());
-    let messages = transition.messages.iter().map(|message| message.payload.as_str().len());
-    let output =
-        if let Next::Complete(output) = &transition.next { output.as_str().len() } else { 0 };
-    output + entries.chain(spawns).chain(events).chain(messages).sum::<usize>()
-}
-
 /// The engine's only access to the store for writes.
 pub(crate) struct GroupCommit {
     store: Arc<dyn Store>,
     runtime: Arc<dyn Runtime>,
     hub: Arc<Hub>,
-    lifecycle: Arc<Broadcast>,
-    measures: Arc<Measures>,
+    observer: Arc<Observer>,
     gathering: Mutex<Gathering>,
 }
 
@@ -376,18 +96,10 @@ impl GroupCommit {
         store: Arc<dyn Store>,
         runtime: Arc<dyn Runtime>,
         hub: Arc<Hub>,
-        lifecycle: Arc<Broadcast>,
-        measures: Arc<Measures>,
+        observer: Arc<Observer>,
     ) -> Arc<Self> {
-        let gathering = Gathering::new(store.lanes());
-        Arc::new(Self {
-            store,
-            runtime,
-            hub,
-            lifecycle,
-            measures,
-            gathering: Mutex::new(gathering),
-        })
+        let gathering = Mutex::new(Gathering::new(store.lanes()));
+        Arc::new(Self { store, runtime, hub, observer, gathering })
     }
 
     door!(command, commands, Command, CommandOutcome, |_| 0);
@@ -422,10 +134,7 @@ impl GroupCommit {
         transition: Transition,
     ) -> Receipt<Result<Applied, Refused>> {
         let (answer, receipt) = Receipt::new();
-        self.gather(|gathering| {
-            gathering.add_heavy(transition, answer);
-            gathering.may_repeat = true;
-        });
+        self.gather(|gathering| gathering.add_beside(transition, answer));
         receipt
     }
 
@@ -488,9 +197,7 @@ impl GroupCommit {
     ///
     /// A batch that is still there some time later waits for the store.
     pub(crate) fn on_their_way(&self) -> Vec<u64> {
-        let gathering = self.gathering();
-        let numbered = gathering.lanes.iter().zip(&gathering.numbers);
-        numbered.filter(|(lane, _)| lane.is_some()).map(|(_, number)| *number).collect()
+        self.gathering().on_their_way()
     }
 
     fn gather(self: &Arc<Self>, add: impl FnOnce(&mut Gathering)) {
@@ -502,9 +209,7 @@ impl GroupCommit {
 
     /// Starts to drive a lane in which a batch can leave.
     fn set_off(self: &Arc<Self>, mut gathering: MutexGuard<'_, Gathering>) {
-        let patient = !std::mem::take(&mut gathering.lone);
-        if let Some(lane) = gathering.can_leave() {
-            gathering.set(lane, Some(usize::MAX));
+        if let Some((lane, patient)) = gathering.set_off() {
             drop(gathering);
             self.runtime.spawn(Box::pin(self.clone().drive(lane, patient)));
         }
@@ -517,19 +222,16 @@ impl GroupCommit {
             if patient {
                 self.let_others_come().await;
             }
-            let Some((span, committing, batch, answers)) = self.next(&mut held.lane) else {
+            let Some(Sent { observed, committing, batch, answers }) = self.next(&mut held.lane)
+            else {
                 return;
             };
             patient = true;
-            let sent_at = self.runtime.now();
-            let committed = committing.instrument(span).await;
-            let (items, begun) = match committed {
+            let ObservedCommit { span, begun } = observed;
+            let (items, begun) = match committing.instrument(span).await {
                 Ok(committed) => {
+                    self.observer.committed(begun, &committed);
                     let items = committed.transitions.len() + committed.spawns.len();
-                    self.measures.with_store(|measures| {
-                        measures.commit_items.record(items as f64);
-                        measures.commit_seconds.record(until(sent_at, self.runtime.now()));
-                    });
                     if items > FEW {
                         // This turn wakes the runtime's other thread before the answers do. A
                         // sleeping thread is woken by the first task that becomes ready, takes only
@@ -543,12 +245,12 @@ impl GroupCommit {
                     (items, begun)
                 }
                 Err(error) => {
-                    self.failed(&error);
+                    self.observer.commit_failed(&error);
                     self.refused(batch, answers, &error).await;
                     (0, Vec::new())
                 }
             };
-            let goes_on = self.leave(held.lane, items);
+            let goes_on = self.gathering().came_back(held.lane, items);
             // Tasks start only now: the first commit of a task finds the lane free, and no turns to
             // wait for.
             begun.into_iter().for_each(Eager::start);
@@ -558,34 +260,10 @@ impl GroupCommit {
         }
     }
 
-    /// Frees the lane, unless a batch can leave in it now, and returns whether one can.
-    fn leave(&self, lane: Lane, items: usize) -> bool {
-        let mut gathering = self.gathering();
-        gathering.set(lane, None);
-        let goes_on = gathering.can_leave().is_some();
-        if goes_on {
-            gathering.set(lane, Some(usize::MAX));
-        } else {
-            gathering.lone = items == 1;
-        }
-        goes_on
-    }
-
-    fn failed(&self, error: &StoreError) {
-        tracing::warn!(%error, "a commit failed");
-        self.measures.with_store(|measures| measures.commits_failed.increment(1));
-    }
-
     /// Answers the callers of a batch with the results of their items, and returns the tasks that
     /// start.
-    fn answer(&self, committed: Committed, answers: Answers) -> Vec<Eager> {
-        let news = committed.news;
-        self.tell_spawned(answers.spawned, &committed.spawns);
-        self.tell_ended(&news, &answers.ending);
-        let scheduled = answers.scheduled.into_iter().zip(&committed.schedules);
-        for (tasks, _) in scheduled.filter(|(_, outcome)| outcome.has_spawned()) {
-            tasks.into_iter().for_each(|(task_id, task_type)| self.tell_spawn(task_id, task_type));
-        }
+    fn answer(&self, committed: Committed, mut answers: Answers) -> Vec<Eager> {
+        self.report(&mut answers, &committed);
         give(answers.transitions, committed.transitions);
         give(answers.commands, committed.commands);
         give(answers.events, committed.events);
@@ -597,7 +275,7 @@ impl GroupCommit {
         give(answers.queues, vec![(); changed]);
         give(answers.workers, committed.workers);
         give(answers.claims, committed.claims);
-        self.hub.tell(news);
+        self.hub.tell(committed.news);
         begun
     }
 
@@ -615,7 +293,7 @@ impl GroupCommit {
             match self.store.commit(batch.clone()).await {
                 Ok(committed) => self.answer(committed, answers).into_iter().for_each(Eager::start),
                 Err(error) => {
-                    self.failed(&error);
+                    self.observer.commit_failed(&error);
                     parts.append(&mut self.parts(batch, answers, &error));
                 }
             }
@@ -655,47 +333,34 @@ impl GroupCommit {
     }
 
     /// Takes the next batch in whichever lane it can leave, and sends it to the store.
-    fn next(self: &Arc<Self>, lane: &mut Lane) -> Option<(Span, Committing, Arc<Batch>, Answers)> {
+    fn next(self: &Arc<Self>, lane: &mut Lane) -> Option<Sent> {
         let mut gathering = self.gathering();
-        gathering.set(*lane, None);
-        *lane = gathering.can_leave()?;
-        let (batch, answers) = gathering.take(*lane);
+        let (batch, answers) = gathering.next(lane)?;
         self.set_off(gathering);
-        let span = trace::commit(&batch);
-        let batch = Arc::new(batch);
-        Some((span, self.store.commit(batch.clone()), batch, answers))
+        let (observed, batch) = (self.observer.commit_started(&batch), Arc::new(batch));
+        Some(Sent { observed, committing: self.store.commit(batch.clone()), batch, answers })
     }
 
-    /// Reports spawned tasks, before anything can report that one of them has started.
-    fn tell_spawned(&self, tasks: Vec<(TaskId, Name)>, spawned: &[Spawned]) {
-        for ((task_id, task_type), spawned) in tasks.into_iter().zip(spawned) {
+    /// Reports the tasks that a batch has spawned, before anything can report that one of them has
+    /// started, and those that it has ended.
+    fn report(&self, answers: &mut Answers, committed: &Committed) {
+        let spawned = mem::take(&mut answers.spawned).into_iter().zip(&committed.spawns);
+        for ((task_id, task_type), spawned) in spawned {
             if let Spawned::Created { .. } = spawned {
-                self.tell_spawn(task_id, task_type);
+                self.observer.spawned(task_id, task_type);
             }
         }
-    }
-
-    /// Reports tasks that ended without a run: they were cancelled, or killed their last worker.
-    fn tell_ended(&self, news: &News, ending: &[TaskId]) {
-        for (task_id, finish) in
-            news.finished.iter().filter(|(task_id, _)| !ending.contains(task_id))
-        {
-            let task_id = *task_id;
-            self.lifecycle.tell(|| match finish {
-                Finish::Completed(_) => None,
-                Finish::Failed(failure) => Some(Lifecycle::TaskFailed {
-                    task_id,
-                    failure: failure.clone(),
-                    retry_at: None,
-                }),
-                Finish::Cancelled => Some(Lifecycle::TaskCancelled { task_id }),
-            });
+        for (task_id, finish) in &committed.news.finished {
+            if !answers.ending.contains(task_id) {
+                self.observer.ended_without_a_run(*task_id, finish);
+            }
         }
-    }
-
-    fn tell_spawn(&self, task_id: TaskId, task_type: Name) {
-        self.measures.count_spawn(&task_type);
-        self.lifecycle.tell(|| Some(Lifecycle::TaskSpawned { task_id, task_type }));
+        let scheduled = mem::take(&mut answers.scheduled).into_iter().zip(&committed.schedules);
+        for (tasks, _) in scheduled.filter(|(_, outcome)| outcome.has_spawned()) {
+            tasks
+                .into_iter()
+                .for_each(|(task_id, task_type)| self.observer.spawned(task_id, task_type));
+        }
     }
 }
 
@@ -711,196 +376,8 @@ impl Drop for HeldLane {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let mut gathering = self.commit.gathering();
-            gathering.set(self.lane, None);
+            gathering.free(self.lane);
             self.commit.set_off(gathering);
         }
-    }
-}
-
-fn give<T>(answers: Vec<Answer<T>>, results: Vec<T>) {
-    answers.into_iter().zip(results).for_each(|(caller, result)| answer(caller, Ok(result)));
-}
-
-fn refuse<T>(answers: impl IntoIterator<Item = Answer<T>>, error: &StoreError) {
-    answers.into_iter().for_each(|caller| answer(caller, Err(error.clone())));
-}
-
-/// Sends an item in the background until the store has answered, or has refused it for good.
-///
-/// It is for items whose answer nobody waits for.
-pub(crate) fn insist<T: MaybeSend + 'static>(
-    runtime: &Arc<dyn Runtime>,
-    send: impl Fn() -> Receipt<T> + MaybeSend + 'static,
-) {
-    let sending = until_answered(runtime.clone(), send);
-    runtime.spawn(Box::pin(async { _ = sending.await }));
-}
-
-/// Sends an item until the store has answered, or has refused it for good.
-pub(crate) async fn until_answered<T: MaybeSend + 'static>(
-    runtime: Arc<dyn Runtime>,
-    send: impl Fn() -> Receipt<T> + MaybeSend + 'static,
-) -> Result<T, StoreError> {
-    let mut tries = 0;
-    loop {
-        match send().await {
-            Err(error) if error.is_transient() && !matches!(error, StoreError::Closed) => {
-                tries += 1;
-                let pause = STORE_RETRY.delay(tries, runtime.random()).unwrap_or_default();
-                runtime.sleep(pause).await;
-            }
-            result => return result,
-        }
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test ends by a panic")]
-mod tests {
-    use uuid::Uuid;
-
-    use super::*;
-
-    const JOURNALS: Next = Next::Continue { collect: false };
-    const SUSPENDS: Next = Next::Suspend { wake_at: None };
-
-    fn add(gathering: &mut Gathering, run: u128, next: Next) {
-        let (answer, _) = Receipt::new();
-        let id = Uuid::from_u128(run);
-        gathering.add(Transition::new(id.into(), id.into(), next), answer);
-    }
-
-    fn gathering() -> Gathering {
-        Gathering::new(NonZeroUsize::MIN.saturating_add(1))
-    }
-
-    /// Returns the lane in which a batch leaves, and the number of its transitions.
-    fn leaves(gathering: &mut Gathering) -> Option<(Lane, usize)> {
-        let lane = gathering.can_leave()?;
-        let (batch, answers) = gathering.take(lane);
-        assert_eq!(batch.transitions.len(), answers.transitions.len());
-        Some((lane, batch.transitions.len()))
-    }
-
-    #[test]
-    fn an_idle_engine_sends_at_once_and_a_busy_one_half_as_much_again_beside() {
-        let mut gathering = gathering();
-        assert_eq!(leaves(&mut gathering), None);
-        (0..4).for_each(|run| add(&mut gathering, run, JOURNALS));
-        assert_eq!(
-            leaves(&mut gathering),
-            Some((1, 4)),
-            "the main lane is left to those who need it"
-        );
-        add(&mut gathering, 4, JOURNALS);
-        assert_eq!(leaves(&mut gathering), None, "one is less than half of four");
-        add(&mut gathering, 5, JOURNALS);
-        assert_eq!(leaves(&mut gathering), Some((MAIN, 2)));
-        add(&mut gathering, 6, JOURNALS);
-        add(&mut gathering, 7, JOURNALS);
-        assert_eq!(leaves(&mut gathering), None, "both lanes are in use");
-        gathering.set(1, None);
-        assert_eq!(leaves(&mut gathering), Some((1, 2)));
-    }
-
-    #[test]
-    fn a_crowd_is_shared_among_the_lanes() {
-        let mut gathering = gathering();
-        (0..100).for_each(|run| add(&mut gathering, run, JOURNALS));
-        assert_eq!(leaves(&mut gathering), Some((1, 50)));
-        assert_eq!(leaves(&mut gathering), Some((MAIN, 50)));
-        (100..160).for_each(|run| add(&mut gathering, run, JOURNALS));
-        gathering.set(MAIN, None);
-        assert_eq!(leaves(&mut gathering), Some((MAIN, 55)), "as many as make them alike");
-        gathering.set(1, None);
-        assert_eq!(
-            leaves(&mut gathering),
-            None,
-            "the rest is less than half of what is on its way"
-        );
-    }
-
-    #[test]
-    fn where_there_is_one_lane_all_goes_in_it_in_its_order() {
-        let mut gathering = Gathering::new(NonZeroUsize::MIN);
-        (0..100).for_each(|run| add(&mut gathering, run, JOURNALS));
-        assert_eq!(leaves(&mut gathering), Some((MAIN, 100)));
-        add(&mut gathering, 100, JOURNALS);
-        assert_eq!(leaves(&mut gathering), None);
-    }
-
-    #[test]
-    fn what_concerns_others_stays_in_the_main_lane() {
-        let mut gathering = gathering();
-        gathering.set(MAIN, Some(0));
-        add(&mut gathering, 1, SUSPENDS);
-        assert_eq!(leaves(&mut gathering), None);
-        add(&mut gathering, 2, JOURNALS);
-        assert_eq!(leaves(&mut gathering), Some((1, 1)));
-        gathering.set(MAIN, None);
-        assert_eq!(leaves(&mut gathering), Some((MAIN, 1)));
-    }
-
-    #[test]
-    fn large_payloads_go_in_several_batches_in_their_order() {
-        let mut gathering = gathering();
-        let large = || Next::Complete(crate::Payload::from_json("1".repeat(FULL / 2)));
-        assert!(!is_light(&Transition::new(
-            Uuid::from_u128(1).into(),
-            Uuid::from_u128(1).into(),
-            large()
-        )));
-        for run in 0..5 {
-            add(&mut gathering, run, large());
-        }
-        for expected in [Some((MAIN, 2)), Some((MAIN, 2)), Some((MAIN, 1)), None] {
-            assert_eq!(leaves(&mut gathering), expected);
-            gathering.set(MAIN, None);
-        }
-    }
-
-    #[test]
-    fn a_run_never_has_a_transition_in_each_lane() {
-        let mut gathering = gathering();
-        gathering.set(MAIN, Some(0));
-        add(&mut gathering, 1, JOURNALS);
-        assert_eq!(leaves(&mut gathering), Some((1, 1)));
-        gathering.set(MAIN, None);
-        // The run is stopped as stuck while its entry is on its way.
-        add(&mut gathering, 1, Next::Release);
-        gathering.may_repeat = true;
-        assert_eq!(leaves(&mut gathering), None);
-        gathering.set(1, None);
-        add(&mut gathering, 1, JOURNALS);
-        assert_eq!(leaves(&mut gathering), Some((MAIN, 1)), "one of each run in a batch");
-        add(&mut gathering, 2, JOURNALS);
-        assert_eq!(leaves(&mut gathering), None, "and none beside it");
-        gathering.set(MAIN, None);
-        assert_eq!(leaves(&mut gathering), Some((MAIN, 2)));
-    }
-
-    #[test]
-    fn signs_of_life_pass_a_batch_that_hangs() {
-        let mut gathering = gathering();
-        gathering.set(MAIN, Some(0));
-        add(&mut gathering, 1, JOURNALS);
-        assert_eq!(leaves(&mut gathering), Some((1, 1)));
-        gathering.set(MAIN, None);
-        add(&mut gathering, 1, Next::Release);
-        gathering.may_repeat = true;
-        let worker_id = Uuid::from_u128(1).into();
-        gathering.batch.workers.push(WorkerSignal::Heartbeat { worker_id });
-        gathering.answers.workers.push(Receipt::new().0);
-        assert_eq!(gathering.can_leave(), Some(MAIN));
-        let (batch, answers) = gathering.take(MAIN);
-        assert_eq!(
-            (batch.workers.len(), answers.workers.len(), batch.transitions.len()),
-            (1, 1, 0)
-        );
-        add(&mut gathering, 1, JOURNALS);
-        gathering.set(MAIN, None);
-        assert_eq!(leaves(&mut gathering), None, "what is the run's waits");
-        gathering.set(1, None);
-        assert_eq!(leaves(&mut gathering), Some((MAIN, 1)));
     }
 }

@@ -33,7 +33,7 @@ use crate::engine::run::polled::is_polled;
 use crate::engine::run::state::{Effect, Progress, Request, RunState, unlock};
 use crate::engine::run::waker::RunWaker;
 use crate::engine::task_error::{ControlFlow, TaskError, TaskResult};
-use crate::observe::measures::TypeMeasures;
+use crate::observe::observer::RunObserver;
 use crate::store::rules::ending::{attempts, end_of};
 use crate::store::scope::Scope;
 use crate::store::{ClaimedTask, Next};
@@ -50,8 +50,7 @@ pub(crate) struct Run {
     pub(crate) scope: Scope,
     pub(crate) concurrency_key: Option<Name>,
     pub(crate) engine: Arc<Engine>,
-    /// The measures of the run's task type, if they are recorded.
-    pub(crate) measures: Option<Arc<TypeMeasures>>,
+    pub(crate) observer: RunObserver,
     pub(crate) waker: Arc<RunWaker>,
     pub(crate) cancelled: CancellationToken,
     /// The microseconds since the run's last sign of life.
@@ -86,7 +85,11 @@ impl Run {
             attempt: claimed.attempt,
             max_attempts: claimed.max_attempts,
             retry: claimed.retry,
-            measures: engine.measures.of(&claimed.task_type),
+            observer: engine.observer.of_run(
+                claimed.task_id,
+                &claimed.task_type,
+                replay.compensation.is_some(),
+            ),
             task_type: claimed.task_type,
             queue: claimed.queue,
             scope: claimed.scope,

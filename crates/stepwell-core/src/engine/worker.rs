@@ -21,7 +21,7 @@ use crate::base::retry::STORE_RETRY;
 use crate::base::runtime::{BoxFuture, turn};
 use crate::base::time::until;
 use crate::engine::commit::hub::LocalWorker as _;
-use crate::engine::commit::{insist, until_answered};
+use crate::engine::commit::receipt::{insist, until_answered};
 use crate::engine::task_error::ControlFlow;
 use crate::engine::worker::holdings::{Comparison, Difference};
 use crate::engine::worker::retention::purge;
@@ -29,7 +29,6 @@ use crate::engine::worker::scheduler::look_after_schedules;
 use crate::engine::worker::slots::Slots;
 use crate::engine::worker::suspects::Suspect;
 use crate::engine::worker::witness::Witness;
-use crate::observe::trace;
 use crate::store::rules::crash::SUSPECT_CRASHES;
 use crate::store::{
     Claim, Command, NewWorker, Next, OtherWorker, Transition, WorkerSignal, WorkerState,
@@ -208,10 +207,10 @@ async fn claim(slots: Arc<Slots>) {
             limit,
             suspect: suspect.as_ref().map_or(0, Suspect::most),
         };
-        let span = trace::claim(claim.worker_id, limit);
+        let span = engine.observer.claim_started(claim.worker_id, limit);
         let pause = match engine.commit.claim(claim).instrument(span.clone()).await {
             Ok(claimed) => {
-                span.record("claimed", claimed.tasks.len());
+                engine.observer.claimed(&span, claimed.tasks.len());
                 failures = 0;
                 if claimed.tasks.len() < limit {
                     slots.no_backlog();
@@ -275,7 +274,7 @@ async fn watch(slots: Arc<Slots>) {
         turn().await;
         if status.state == WorkerState::Gone {
             tracing::warn!("the worker was declared dead; its tasks are others' now");
-            engine.measures.with_store(|measures| measures.leases_lost.increment(1));
+            engine.observer.lease_lost();
             slots.lose_lease();
             registered = false;
             continue;

@@ -91,8 +91,12 @@ pub(crate) struct StoreMeasures {
 }
 
 impl Measures {
-    pub(crate) fn new(wanted: bool) -> Arc<Self> {
-        Arc::new(Self { wanted, ..Self::default() })
+    pub(crate) fn new(wanted: bool) -> Self {
+        Self { wanted, ..Self::default() }
+    }
+
+    pub(crate) fn are_wanted(&self) -> bool {
+        self.wanted
     }
 
     /// Returns the measures of a task type; `None` when nothing is to be measured.
@@ -135,7 +139,9 @@ impl TypeMeasures {
             spawned: counter!("stepwell_tasks_spawned_total", "task_type" => label()),
             started: counter!("stepwell_attempts_started_total", "task_type" => label()),
             ended: Ended::ALL.map(|ended| {
-                counter!("stepwell_attempts_ended_total", "task_type" => label(), "outcome" => ended.as_str())
+                let outcome = ended.as_str();
+                let (task_type, name) = (label(), "stepwell_attempts_ended_total");
+                counter!(name, "task_type" => task_type, "outcome" => outcome)
             }),
             task_seconds: histogram!("stepwell_task_seconds", "task_type" => label()),
             step_seconds: histogram!("stepwell_step_seconds", "task_type" => label()),

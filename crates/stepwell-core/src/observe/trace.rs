@@ -2,7 +2,7 @@
 //! part of.
 //!
 //! ```text
-//!   whoever spawns
+//!   the spawning code
 //!      └ spawn ─────────┬ run, attempt 1 ──┬ step          INFO
 //!        (the task's    │                  ├ step
 //!        headers keep   │                  └ spawn ─── run of the child ─ …

@@ -2,15 +2,15 @@
 //! committed.
 //!
 //! ```text
-//!   a b c X d e f   refused        a b c   committed      X d   refused      X   refused: its caller gets the error
-//!   └─────┘└─────┘                 X d e f refused        e f   committed    d   committed
+//!   a b c X d e f   refused    a b c   committed   X d   refused     X   its caller gets the error
+//!   └─────┘└─────┘             X d e f refused     e f   committed   d   committed
 //! ```
 //!
 //! The parts are sent in their order, one at a time. They look like batches that came one after the
 //! other.
 
 use crate::base::guard::answer;
-use crate::engine::commit::Answers;
+use crate::engine::commit::answers::Answers;
 use crate::store::{Batch, StoreError, Transition, UserTransaction};
 
 /// A part of a batch, and the callers that wait for its items.

@@ -11,45 +11,39 @@
 //!            │                              │ no                             │
 //!            └──────────────────────────────┼────────────────────────────────┘
 //!                        commit what is not yet sent; when the task only waits, suspend it
-//!                        then wait: for the commit, a closure's I/O, a timer, something that arrives
+//!                        then wait: for the commit, a closure's I/O, a timer, an arrival
 //! ```
 //!
 //! At every poll of the task's future, at most one thing is therefore newly ready. The code may
-//! combine its futures in any way, and a replay takes the same way.
+//! combine its futures in any way, and a replay takes the same way. `executor/sending.rs` has the
+//! commits, and `executor/ending.rs` the end of the code.
 
-use std::future::{Future, poll_fn};
+mod ending;
+mod sending;
+
+use std::future::poll_fn;
 use std::mem;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use tracing::Span;
 
-use crate::base::failure::{Failure, FailureKind};
-use crate::base::guard::{Panic, discard, guard};
-use crate::base::journal::{Entry, Key, Kind, Outcome};
+use crate::base::guard::guard;
+use crate::base::journal::Entry;
 use crate::base::payload::Payload;
-use crate::base::retry::STORE_RETRY;
 use crate::base::runtime::BoxFuture;
-use crate::base::time::{Timestamp, after, until};
-use crate::base::unreadable::Unreadable;
+use crate::base::time::{Timestamp, until};
 use crate::engine::Engine;
-use crate::engine::commit::Receipt;
 use crate::engine::run::Run;
-use crate::engine::run::child;
-use crate::engine::run::compensation::compensate;
-use crate::engine::run::polled::{poll_closure, poll_task};
-use crate::engine::run::state::{
-    Delivery, Opened, RunState, Standing, Undelivered, Unsent, Work, unlock,
-};
-use crate::engine::task_error::{ControlFlow, TaskError, TaskResult, closure_failure};
+use crate::engine::run::executor::ending::{Closing, Ending};
+use crate::engine::run::executor::sending::Commit;
+use crate::engine::run::polled::poll_task;
+use crate::engine::run::state::{Delivery, Opened, RunState, Standing, Undelivered, unlock};
+use crate::engine::task_error::{ControlFlow, TaskResult};
 use crate::engine::worker::slots::Slot;
 use crate::engine::worker::suspects::SuspectPermit;
-use crate::observe::lifecycle::Lifecycle;
-use crate::observe::measures::Ended;
-use crate::observe::trace;
-use crate::store::rules::ending::{cancelled, end_of};
+use crate::observe::observer::Attempt;
 use crate::store::*;
 
 /// The number of polls and deliveries after which others get their turn.
@@ -90,73 +84,12 @@ pub(crate) struct Execution {
     refusals: u32,
 }
 
-/// The time for which a task that this program cannot read is left to others before it is claimed
-/// again.
-const LEFT_TO_OTHERS: Duration = Duration::from_secs(10);
-
-enum Closing {
-    Commit(Next),
-    /// The run is lost: the store would refuse all its writes.
-    Nothing,
-}
-
-enum Commit {
-    Idle,
-    Sent {
-        receipt: Receipt<Result<Applied, Refused>>,
-        sent: Box<Sent>,
-    },
-    /// The store failed, and the same is sent again after a pause.
-    Paused {
-        pause: BoxFuture<'static, ()>,
-        sent: Box<Sent>,
-    },
-}
-
-/// The content of a commit that is on its way, with everything that is needed to send it again.
-struct Sent {
-    unsent: Unsent,
-    next: Next,
-    /// The number of the last entry before the commit.
-    after: u64,
-    /// The number of the last entry in the commit.
-    seq: u64,
-    /// The operation whose work the store does within the commit.
-    work: Option<(Key, Working)>,
-    tries: u32,
-}
-
-/// The work of the store within a commit.
-enum Working {
-    /// A step's work, with the span around it; the work itself is gone after it was sent.
-    Transaction(Span),
-    /// The spawn of a child that may exist already.
-    Spawn(Box<KeyedSpawn>),
-}
-
 /// The way in which an execution left its slot.
 pub(crate) enum End {
     /// The task has ended, or this run no longer owns it.
     Gone,
     /// The task only waits, and could go on from here.
     Suspended(Box<Execution>),
-}
-
-/// Records that a run begins, or goes on after a suspension, and returns its span.
-fn begin(run: &Run, headers: &Headers) -> Span {
-    if let Some(measures) = &run.measures {
-        measures.started.increment(1);
-    }
-    trace::run(&run.task_type, (run.task_id, run.run_id), run.attempt, headers)
-}
-
-/// Returns the outcome of a step whose work the store did.
-fn done(result: Option<anyhow::Result<Payload>>) -> Outcome {
-    match result {
-        Some(Ok(payload)) => Outcome::Done(payload),
-        Some(Err(error)) => Outcome::failed(closure_failure(&error)),
-        None => Outcome::failed(Failure::new(FailureKind::Error, "the store did not do the step")),
-    }
 }
 
 /// Returns whether the grace has passed since the first call.
@@ -173,12 +106,6 @@ fn has_passed(
     }
     let timer = timer.get_or_insert_with(|| run.engine.runtime.sleep(grace));
     timer.as_mut().poll(cx).is_ready()
-}
-
-/// The end of the task's code without an output.
-enum Ending {
-    Error(TaskError),
-    Panic(Panic),
 }
 
 impl Execution {
@@ -205,7 +132,7 @@ impl Execution {
         };
         run.waker.wake_by_ref();
         Box::new(Self {
-            span: begin(&run, &headers),
+            span: Span::none(),
             headers,
             run,
             future: Some(future),
@@ -224,11 +151,21 @@ impl Execution {
         })
     }
 
+    /// Notes that the attempt begins now, from the start or from its journal.
+    pub(crate) fn start(&mut self) {
+        self.span = self.run.observer.attempt_started(self.attempt());
+    }
+
+    fn attempt(&self) -> Attempt<'_> {
+        let Run { run_id, attempt, ref task_type, .. } = *self.run;
+        Attempt { run_id, attempt, task_type, headers: &self.headers }
+    }
+
     /// Prepares an execution to go on in place after a suspension.
     pub(crate) fn resume(&mut self, facts: Facts, slot: Slot) {
         self.run.sign_of_life(None);
         self.run.set_suspending(false);
-        self.span = begin(&self.run, &self.headers);
+        self.span = self.run.observer.attempt_resumed(self.attempt());
         self.slot = Some(slot);
         self.facts = Some(facts);
     }
@@ -251,8 +188,8 @@ impl Execution {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         guard(|| self.go_on(cx)).unwrap_or_else(|panic| {
             // A waker of the task's futures may panic, for instance, or the drop of a value.
-            tracing::error!(task_id = %self.run.task_id, %panic, "a task panicked beside its own \
-                                                                  code");
+            let task_id = self.run.task_id;
+            tracing::error!(%task_id, %panic, "a task panicked beside its own code");
             if self.future.is_none() {
                 return Poll::Ready(false);
             }
@@ -289,15 +226,6 @@ impl Execution {
         Poll::Pending
     }
 
-    fn holds_still(&self) -> bool {
-        match &self.commit {
-            Commit::Idle => false,
-            Commit::Sent { sent, .. } | Commit::Paused { sent, .. } => {
-                sent.work.is_some() || !matches!(sent.next, Next::Continue { .. })
-            }
-        }
-    }
-
     fn poll_future(&mut self) {
         let Some(future) = &mut self.future else { return };
         let waker = Waker::from(self.run.waker.clone());
@@ -313,31 +241,17 @@ impl Execution {
     /// Delivers, opens gates or commits; `false` when the execution can only wait.
     fn advance(&mut self, cx: &mut Context<'_>) -> bool {
         let run = self.run.clone();
-        // The clock is read only when it is needed: a step without timers comes past here several
-        // times.
-        let now = || run.engine.store.now();
         let mut state = run.state();
         let control = state.control();
         if let Some(control) = control {
             drop(state);
-            // A shutdown has waited until its deadline, and the writes of a lost run would be
-            // refused.
-            let grace = if control == ControlFlow::Cancelled { self.grace } else { Duration::ZERO };
-            if has_passed(&run, &mut self.stopping, grace, cx) {
-                self.end(Err(Ending::Error(control.into())));
+            if self.has_to_end(control, cx) {
                 return true;
             }
             state = run.state();
         }
         let idle = matches!(self.commit, Commit::Idle);
-        if !state.is_replaying() {
-            if let Some(facts) = self.facts.take() {
-                state.arrive(facts);
-            }
-            if state.next_timer().is_some() {
-                state.fire_timers(now());
-            }
-        }
+        self.take_in_arrivals(&mut state);
         match state.deliver_next() {
             Ok(Some(delivery)) => {
                 let waker = self.take_note_of(delivery, &mut state);
@@ -372,41 +286,44 @@ impl Execution {
         let standing = state.standing();
         let (unsent, next_timer) = (state.has_unsent(), state.next_timer());
         drop(state);
-        match standing {
-            Standing::Stalled if control.is_none() => {
-                return run.state().input_changed(now()) || self.stalled(cx);
-            }
-            Standing::Replayed if control.is_none() => {
-                self.begin_compensation();
-                return true;
-            }
-            Standing::Quiescent { wake_at } if idle && control.is_none() => {
-                run.take_poke();
-                self.send(Next::Suspend { wake_at }, None);
-                return true;
-            }
-            Standing::Foreign if control.is_none() && !self.warned => {
-                self.warned = true;
-                tracing::warn!(
-                    task_id = %run.task_id, task_type = %run.task_type,
-                    "the task waits for something that is not in its context: that is waited for \
-                     anew after a crash, and the task keeps its slot meanwhile"
-                );
-            }
-            _ => {}
+        if control.is_none()
+            && let Some(goes_on) = self.decide_by(standing, idle, cx)
+        {
+            return goes_on;
         }
-        if idle {
-            let poked = run.take_poke();
-            if unsent || poked {
-                let collect = run.state().take_look() || poked;
-                self.send(Next::Continue { collect }, None);
-                return true;
-            }
+        if idle && self.send_what_there_is(unsent) {
+            return true;
         }
         if let (Some(at), None) = (next_timer, control) {
             self.wake_at(cx, at);
         }
         false
+    }
+
+    /// Ends code that has to stop, after it has had its time to do so by itself.
+    fn has_to_end(&mut self, control: ControlFlow, cx: &mut Context<'_>) -> bool {
+        // A shutdown has waited until its deadline, and the writes of a lost run would be refused.
+        let grace = if control == ControlFlow::Cancelled { self.grace } else { Duration::ZERO };
+        let is_over = has_passed(&self.run, &mut self.stopping, grace, cx);
+        if is_over {
+            self.end(Err(Ending::Error(control.into())));
+        }
+        is_over
+    }
+
+    /// Finishes the waits whose time or whose arrival has come.
+    fn take_in_arrivals(&mut self, state: &mut RunState) {
+        if state.is_replaying() {
+            return;
+        }
+        if let Some(facts) = self.facts.take() {
+            state.arrive(facts);
+        }
+        // The clock is read only when it is needed: a step without timers comes past here several
+        // times.
+        if state.next_timer().is_some() {
+            state.fire_timers(self.run.engine.store.now());
+        }
     }
 
     /// Journals a delivery that is new, and returns the waker of the operation's future.
@@ -415,16 +332,51 @@ impl Execution {
             Delivery::Known(waker) => return waker,
             Delivery::New(delivered) => delivered,
         };
-        let (run, engine) = (&self.run, &self.run.engine);
-        let at = engine.store.now();
-        if delivered.key.kind != Kind::Compensated || run.compensating.is_some() {
-            let (key, outcome) = (&delivered.key, &delivered.outcome);
-            engine.lifecycle.tell(|| Lifecycle::of_delivery(run.task_id, key, outcome));
-        }
-        if let Some(child) = delivered.effect.child() {
-            engine.measures.count_spawn(&child.task_type);
-        }
+        let at = self.run.engine.store.now();
+        let child = delivered.effect.child().map(|child| &child.task_type);
+        self.run.observer.delivered(&delivered.key, &delivered.outcome, child);
         state.journal(delivered, at)
+    }
+
+    /// Does what follows from the situation of a task whose future is pending; the result says
+    /// whether the execution goes on, and is `None` when there may be something to send.
+    fn decide_by(&mut self, standing: Standing, idle: bool, cx: &mut Context<'_>) -> Option<bool> {
+        let run = &self.run;
+        match standing {
+            Standing::Stalled => {
+                let changed = run.state().input_changed(run.engine.store.now());
+                return Some(changed || self.stalled(cx));
+            }
+            Standing::Replayed => {
+                self.begin_compensation();
+                return Some(true);
+            }
+            Standing::Quiescent { wake_at } if idle => {
+                run.take_poke();
+                self.send(Next::Suspend { wake_at }, None);
+                return Some(true);
+            }
+            Standing::Foreign if !self.warned => {
+                self.warned = true;
+                tracing::warn!(
+                    task_id = %run.task_id, task_type = %run.task_type,
+                    "the task waits for something that is not in its context: that is waited for \
+                     anew after a crash, and the task keeps its slot meanwhile"
+                );
+            }
+            Standing::Foreign | Standing::Quiescent { .. } | Standing::Busy => {}
+        }
+        None
+    }
+
+    /// Sends what is unsent, or asks for what has arrived; `false` when there is neither.
+    fn send_what_there_is(&mut self, unsent: bool) -> bool {
+        let poked = self.run.take_poke();
+        if unsent || poked {
+            let collect = self.run.state().take_look() || poked;
+            self.send(Next::Continue { collect }, None);
+        }
+        unsent || poked
     }
 
     /// Ends a task whose code has diverged: nothing waits for the next entry of the journal.
@@ -451,346 +403,6 @@ impl Execution {
             self.alarm = None;
             cx.waker().wake_by_ref();
         }
-    }
-
-    fn drop_future(&mut self) {
-        let future = self.future.take();
-        // The values of the future are dropped as the user's code.
-        poll_closure(|| discard(future));
-    }
-
-    /// Begins the compensations, after the code has been replayed.
-    fn begin_compensation(&mut self) {
-        self.drop_future();
-        self.stalled = None;
-        let compensation = self.run.state().begin_compensation();
-        self.future = compensation.map(|compensation| -> BoxFuture<'static, TaskResult<Payload>> {
-            Box::pin(compensate(self.run.clone(), compensation))
-        });
-        self.run.waker.wake_by_ref();
-    }
-
-    /// Ends the task's code, which has ended or has to: drops its future, and decides the run's
-    /// last commit.
-    fn end(&mut self, result: Result<Payload, Ending>) {
-        let replayed = self.run.control().is_none() && self.run.state().is_only_replayed();
-        // Compensations do not begin when the code could not be replayed as far as it had come:
-        // another worker may be able to read the journal.
-        let unreadable = matches!(&result, Err(Ending::Error(error)) if error.is_unreadable());
-        if replayed && !unreadable {
-            return self.begin_compensation();
-        }
-        self.drop_future();
-        self.slot = None;
-        self.closing = Some(self.decide(&result));
-        discard(result);
-    }
-
-    fn decide(&self, result: &Result<Payload, Ending>) -> Closing {
-        let control = self.run.control();
-        if control == Some(ControlFlow::LeaseLost) {
-            return Closing::Nothing;
-        }
-        let mut state = self.run.state();
-        let mut unreadable = false;
-        let mut failure = match (result, control) {
-            (Ok(_), None) if state.is_replaying() => state.divergence(true).to_failure(),
-            (Ok(output), _) => return Closing::Commit(self.completed(output.clone())),
-            (Err(_), Some(ControlFlow::Cancelled))
-            | (Err(Ending::Error(TaskError::Control(ControlFlow::Cancelled))), None) => {
-                return Closing::Commit(Next::Cancel);
-            }
-            (Err(_), Some(_)) | (Err(Ending::Error(TaskError::Control(_))), None) => {
-                return Closing::Commit(Next::Release);
-            }
-            (
-                Err(Ending::Error(TaskError::Unreadable(unreadable @ Unreadable::Newer { .. }))),
-                None,
-            ) => {
-                tracing::warn!(task_id = %self.run.task_id, %unreadable, "a task is left to a newer program");
-                let until = after(self.run.engine.store.now(), LEFT_TO_OTHERS);
-                return Closing::Commit(Next::Leave { until });
-            }
-            // Nothing is journaled, because the end of the journal is not known.
-            (Err(Ending::Error(error @ TaskError::Unreadable(_))), None) => {
-                return Closing::Commit(Next::Fail(error.to_failure()));
-            }
-            (Err(Ending::Error(error)), None) => {
-                unreadable = error.is_unreadable();
-                error.to_failure()
-            }
-            (Err(Ending::Panic(panic)), None) => {
-                Failure::new(FailureKind::Panic, format!("the task panicked: {panic}"))
-            }
-        };
-        if let Some(original) = self.run.compensating.as_ref().filter(|_| !unreadable) {
-            return Closing::Commit(end_of(original.clone().without_the_rest(failure)).into());
-        }
-        // Rewinding would hide a divergence from the next attempt. An attempt that can read the
-        // journal goes on from where this one stopped.
-        if failure.kind != FailureKind::Diverged && !unreadable {
-            if state.find_sources(&mut failure) {
-                let at = self.run.engine.store.now();
-                state.mark_failed_attempt(self.run.attempt, failure.clone(), at);
-            }
-        }
-        drop(state);
-        Closing::Commit(self.run.after_failure(failure))
-    }
-
-    /// Returns the next state of a task whose code, or whose compensation, has come to its end.
-    fn completed(&self, output: Payload) -> Next {
-        match &self.run.compensating {
-            None => Next::Complete(output),
-            Some(original) => {
-                let compensation_errors = output.decode().unwrap_or_default();
-                end_of(Failure { compensation_errors, ..original.clone() }).into()
-            }
-        }
-    }
-
-    fn send(&mut self, next: Next, work: Option<(Key, Work)>) {
-        let suspending = matches!(next, Next::Suspend { .. });
-        self.run.set_suspending(suspending);
-        let (unsent, after, seq) = {
-            let mut state = self.run.state();
-            (state.take_unsent(suspending), state.durable_seq(), state.delivered_seq())
-        };
-        let mut transaction = None;
-        let work = work.map(|(key, work)| {
-            let working = match work {
-                Work::Transaction(work) => {
-                    let key = key.clone();
-                    let span = self.span.in_scope(|| trace::step(&key, 1));
-                    transaction = Some(UserTransaction::new(key, seq + 1, work));
-                    Working::Transaction(span)
-                }
-                Work::Spawn(task) => {
-                    let at = self.run.engine.store.now();
-                    let outcome = child::created(task.task_id);
-                    let entry = Entry { seq: seq + 1, key: key.clone(), outcome, at };
-                    Working::Spawn(Box::new(KeyedSpawn { task: *task, entry }))
-                }
-            };
-            (key, working)
-        });
-        let sent = Sent { unsent, next, after, seq, work, tries: 0 };
-        self.transmit(Box::new(sent), transaction);
-    }
-
-    fn transmit(&mut self, sent: Box<Sent>, transaction: Option<UserTransaction>) {
-        let Unsent {
-            entries,
-            spawns,
-            events,
-            messages,
-            received,
-            waits_added,
-            waits_removed,
-            superseded,
-        } = sent.unsent.clone();
-        let keyed = match &sent.work {
-            Some((_, Working::Spawn(keyed))) => Some(keyed.clone()),
-            _ => None,
-        };
-        // A completed task does not go on, and needs no check of its last entry.
-        let goes_on = !matches!(sent.next, Next::Complete(_));
-        let receipt = self.run.engine.commit.transition(Transition {
-            after: (self.readable && goes_on).then_some(sent.after),
-            entries,
-            spawns,
-            events,
-            messages,
-            received,
-            waits_added: waits_added.into_values().collect(),
-            waits_removed,
-            superseded,
-            transaction,
-            keyed,
-            ..Transition::new(self.run.task_id, self.run.run_id, sent.next.clone())
-        });
-        self.commit = Commit::Sent { receipt, sent };
-    }
-
-    /// Follows the commit that is on its way.
-    ///
-    /// The result is `Some` when the execution is over, with whether it is suspended.
-    fn poll_commit(&mut self, cx: &mut Context<'_>) -> Poll<Option<bool>> {
-        let result = match &mut self.commit {
-            Commit::Idle => return Poll::Ready(None),
-            Commit::Sent { receipt, .. } => match Pin::new(receipt).poll(cx) {
-                Poll::Ready(result) => Some(result),
-                Poll::Pending => return Poll::Pending,
-            },
-            Commit::Paused { pause, .. } => match pause.as_mut().poll(cx) {
-                Poll::Ready(()) => None,
-                Poll::Pending => return Poll::Pending,
-            },
-        };
-        let (Commit::Sent { sent, .. } | Commit::Paused { sent, .. }) =
-            mem::replace(&mut self.commit, Commit::Idle)
-        else {
-            return Poll::Ready(None);
-        };
-        match result {
-            None => {
-                self.transmit(sent, None);
-                self.poll_commit(cx)
-            }
-            Some(Ok(Ok(applied))) => Poll::Ready(self.committed(*sent, applied)),
-            Some(Ok(Err(Refused))) => {
-                self.run.stop(ControlFlow::LeaseLost);
-                // There is no code left to be stopped after it has ended.
-                Poll::Ready(self.future.is_none().then_some(false))
-            }
-            Some(Err(error)) if !matches!(error, StoreError::Closed) => {
-                if !error.is_transient() && !matches!(sent.work, Some((_, Working::Transaction(_))))
-                {
-                    return Poll::Ready(self.refused(error));
-                }
-                self.pause_commit(sent, &error);
-                self.poll_commit(cx)
-            }
-            // The store is closed: the process is going down.
-            Some(_) => Poll::Ready(Some(false)),
-        }
-    }
-
-    /// Fails the attempt without what was sent, because the store will never accept it.
-    fn refused(&mut self, error: StoreError) -> Option<bool> {
-        let (task_id, task_type) = (self.run.task_id, &self.run.task_type);
-        tracing::error!(%error, %task_id, %task_type, "the store refuses what a task did");
-        self.run.state().discard_unsent();
-        self.refusals += 1;
-        match self.refusals {
-            1 => {
-                let error =
-                    anyhow::Error::from(error).context("the store refuses what this attempt did");
-                self.end(Err(Ending::Error(error.into())));
-            }
-            // The store refuses the error as well, which may therefore contain the cause.
-            2 => {
-                let message = "the store refuses what this attempt did, and the error as well: see \
-                               the worker's log";
-                let failure = Failure::new(FailureKind::Error, message);
-                self.closing = Some(Closing::Commit(self.run.after_failure(failure)));
-            }
-            // The store refuses everything that the run does, and its worker gives it up.
-            _ => return Some(false),
-        }
-        None
-    }
-
-    fn pause_commit(&mut self, mut sent: Box<Sent>, error: &StoreError) {
-        sent.tries += 1;
-        if let Some((key, Working::Transaction(span))) =
-            sent.work.take_if(|(_, work)| matches!(work, Working::Transaction(_)))
-        {
-            // The step's closure is used up, and the task's own strategy decides whether the step
-            // is tried again.
-            let failure = Failure::new(FailureKind::Error, error.to_string());
-            trace::failed(&span, &failure);
-            let outcome = Outcome::failed(failure);
-            let waker = self.run.state().deliver_work(&key, outcome, false);
-            waker.into_iter().for_each(Waker::wake);
-        }
-        let runtime = &self.run.engine.runtime;
-        let delay = STORE_RETRY.delay(sent.tries, runtime.random()).unwrap_or_default();
-        // The run is not stuck; its store is away.
-        self.run.wait_for_store(delay);
-        self.commit = Commit::Paused { pause: runtime.sleep(delay), sent };
-    }
-
-    fn committed(&mut self, sent: Sent, applied: Applied) -> Option<bool> {
-        let run = &self.run;
-        run.sign_of_life(None);
-        if sent.unsent.entries.iter().any(|entry| entry.key.kind.is_progress()) {
-            // The task has got further: a crash from now on is its first one.
-            self.suspect = None;
-        }
-        let mut state = run.state();
-        let durable = state.committed(sent.seq, &sent.unsent.received);
-        let waker = sent.work.and_then(|(key, working)| {
-            let (outcome, journaled) = match working {
-                Working::Transaction(span) => {
-                    let outcome = done(applied.transaction);
-                    if let Outcome::Failed(failure) = &outcome {
-                        trace::failed(&span, failure);
-                    }
-                    let journaled = matches!(outcome, Outcome::Done(_));
-                    (outcome, journaled)
-                }
-                Working::Spawn(keyed) => {
-                    let created = matches!(applied.keyed, Some(Spawned::Created { .. }));
-                    if created {
-                        run.engine.measures.count_spawn(&keyed.task.task_type);
-                    }
-                    (child::decided(&keyed.task, applied.keyed), created)
-                }
-            };
-            if journaled {
-                // A queued outcome is reported when it is delivered.
-                run.engine.lifecycle.tell(|| Lifecycle::of_delivery(run.task_id, &key, &outcome));
-            }
-            state.deliver_work(&key, outcome, journaled)
-        });
-        state.arrive(applied.facts);
-        let compensates = state.has_compensations() && run.compensating.is_none();
-        drop(state);
-        waker.into_iter().chain(durable).for_each(Waker::wake);
-        if applied.cancel_requested {
-            run.stop(ControlFlow::Cancelled);
-        }
-        let task_id = run.task_id;
-        let (over, event) = match sent.next {
-            Next::Continue { .. } => return None,
-            Next::Suspend { .. } if !applied.suspended => {
-                run.set_suspending(false);
-                return None;
-            }
-            Next::Suspend { wake_at } => {
-                (true, Some(Lifecycle::TaskSuspended { task_id, until: wake_at }))
-            }
-            Next::Complete(output) => (false, Some(Lifecycle::TaskCompleted { task_id, output })),
-            Next::Retry { failure, at } => {
-                (false, Some(Lifecycle::TaskFailed { task_id, failure, retry_at: Some(at) }))
-            }
-            Next::Fail(failure) if compensates => {
-                (false, Some(Lifecycle::TaskCompensating { task_id, failure }))
-            }
-            Next::Fail(failure) => {
-                (false, Some(Lifecycle::TaskFailed { task_id, failure, retry_at: None }))
-            }
-            Next::Cancel if compensates => {
-                (false, Some(Lifecycle::TaskCompensating { task_id, failure: cancelled() }))
-            }
-            Next::Cancel => (false, Some(Lifecycle::TaskCancelled { task_id })),
-            Next::Release | Next::Leave { .. } => (false, None),
-        };
-        let ended = match &event {
-            Some(Lifecycle::TaskSuspended { .. }) => Ended::Suspended,
-            Some(Lifecycle::TaskCompleted { .. }) => Ended::Completed,
-            Some(Lifecycle::TaskFailed { retry_at: Some(_), .. }) => Ended::Retried,
-            Some(Lifecycle::TaskFailed { .. }) => Ended::Failed,
-            Some(Lifecycle::TaskCompensating { .. }) => Ended::Compensating,
-            Some(_) => Ended::Cancelled,
-            None => Ended::Released,
-        };
-        let failure = match &event {
-            Some(
-                Lifecycle::TaskFailed { failure, .. } | Lifecycle::TaskCompensating { failure, .. },
-            ) => Some(failure),
-            _ => None,
-        };
-        trace::ended(&self.span, ended, failure);
-        if let Some(measures) = &run.measures {
-            measures.ended(ended);
-            if let (Ended::Completed, Some(spawned)) = (ended, task_id.made_at()) {
-                measures.task_seconds.record(until(spawned, run.engine.store.now()));
-            }
-        }
-        run.engine.lifecycle.tell(|| event);
-        Some(over)
     }
 }
 

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tracing::Span;
 
 use crate::base::failure::{Failure, FailureKind, Retry};
 use crate::base::input_hash::InputHash;
@@ -17,7 +16,7 @@ use crate::base::journal::{Key, Kind, Outcome, to_payload};
 use crate::base::payload::Payload;
 use crate::base::retry::RetryStrategy;
 use crate::base::runtime::{BoxFuture, MaybeSend, MaybeSync};
-use crate::base::time::{Timestamp, after, until};
+use crate::base::time::after;
 use crate::engine::run::Run;
 use crate::engine::run::compensation::{Record, Undo, Undoing};
 use crate::engine::run::outcome::read_step;
@@ -25,8 +24,7 @@ use crate::engine::run::polled::poll_closure;
 use crate::engine::run::state::{Effect, Progress, Request};
 use crate::engine::run::step_cache::StepCache;
 use crate::engine::task_error::{TaskError, TaskResult, closure_failure};
-use crate::observe::lifecycle::Lifecycle;
-use crate::observe::trace;
+use crate::observe::observer::ObservedTry;
 
 /// The number of tries of a step with a [`retry`](Step::retry) strategy and no number of its own.
 const DEFAULT_TRIES: u32 = 5;
@@ -149,9 +147,7 @@ enum Stage<Fut> {
     LookingUp(BoxFuture<'static, Option<Payload>>),
     Running {
         closure: Pin<Box<Fut>>,
-        span: Span,
-        /// The time at which the try began, if it is measured.
-        begun: Option<Timestamp>,
+        observed: ObservedTry,
         limit: Option<BoxFuture<'static, ()>>,
     },
     /// The result goes to the cache first, so that a task that it wakes finds it there.
@@ -231,7 +227,7 @@ impl<F: Closure> Step<F> {
     ///
     /// ```
     /// # use stepwell_core::{TaskContext, TaskResult};
-    /// # async fn summarise(_text: &str, _model: &str) -> anyhow::Result<String> { Ok(String::new()) }
+    /// # async fn summarise(_: &str, _model: &str) -> anyhow::Result<String> { Ok(String::new()) }
     /// async fn digest(ctx: &TaskContext, text: &str, model: &str) -> TaskResult<String> {
     ///     ctx.step("summarise", || summarise(text, model)).input(&(text, model)).await
     /// }
@@ -265,7 +261,11 @@ impl<F: Closure> Step<F> {
     /// # use std::sync::Arc;
     /// # use stepwell_core::{InputHash, StepCache, TaskContext, TaskResult};
     /// # async fn embed(_text: &str) -> anyhow::Result<Vec<f32>> { Ok(Vec::new()) }
-    /// async fn embedding(ctx: &TaskContext, cache: &Arc<dyn StepCache>, text: &str) -> TaskResult<Vec<f32>> {
+    /// async fn embedding(
+    ///     ctx: &TaskContext,
+    ///     cache: &Arc<dyn StepCache>,
+    ///     text: &str,
+    /// ) -> TaskResult<Vec<f32>> {
     ///     let key = format!("embedding:{}", InputHash::of(text).map_err(anyhow::Error::from)?);
     ///     ctx.step("embed", || embed(text)).cached(cache, key).await
     /// }
@@ -394,10 +394,9 @@ impl<F: Closure> Step<F> {
                         None => self.start(key),
                     }
                 }
-                Stage::Running { closure, span, begun, limit } => {
-                    let begun = *begun;
-                    let outcome = match span.in_scope(|| poll_closure(|| closure.as_mut().poll(cx)))
-                    {
+                Stage::Running { closure, observed, limit } => {
+                    let poll = || poll_closure(|| closure.as_mut().poll(cx));
+                    let outcome = match observed.span.in_scope(poll) {
                         Poll::Ready(Ok(value)) => {
                             let (outcome, value) = self.encode(key, &value);
                             self.value = value;
@@ -414,18 +413,8 @@ impl<F: Closure> Step<F> {
                             self.failed(Failure::new(FailureKind::Timeout, message))
                         }
                     };
-                    if let (
-                        Outcome::Failed(failure) | Outcome::Retrying { failure, .. },
-                        Stage::Running { span, .. },
-                    ) = (&outcome, &self.stage)
-                    {
-                        trace::failed(span, failure);
-                    }
-                    if let (Some(begun), Some(measures)) = (begun, &self.run.measures) {
-                        measures.step_seconds.record(until(begun, self.run.engine.store.now()));
-                        if let Outcome::Retrying { .. } = &outcome {
-                            measures.step_retries.increment(1);
-                        }
+                    if let Stage::Running { observed, .. } = &self.stage {
+                        self.run.observer.step_ended(observed, &outcome);
                     }
                     match (&self.cache, &outcome) {
                         (Some(cached), Outcome::Done(result)) => {
@@ -452,17 +441,10 @@ impl<F: Closure> Step<F> {
         if let Some(count) = &self.count {
             count.store(self.tries + 1, Ordering::Relaxed);
         }
-        // A compensation is a step for the engine only.
-        if key.kind == Kind::Step {
-            let (task_id, tries) = (self.run.task_id, self.tries + 1);
-            let started = || Some(Lifecycle::StepStarted { task_id, step: key.label(), tries });
-            self.run.engine.lifecycle.tell(started);
-        }
-        let span = trace::step(key, self.tries + 1);
-        let closure = span.in_scope(|| poll_closure(|| Box::pin(closure.call())));
+        let observed = self.run.observer.step_started(key, self.tries + 1);
+        let closure = observed.span.in_scope(|| poll_closure(|| Box::pin(closure.call())));
         let limit = self.timeout.map(|limit| self.run.engine.runtime.sleep(limit));
-        let begun = self.run.measures.as_ref().map(|_| self.run.engine.store.now());
-        Stage::Running { closure, span, begun, limit }
+        Stage::Running { closure, observed, limit }
     }
 
     /// Returns the journaled form of a result, and the result as it is read from there.

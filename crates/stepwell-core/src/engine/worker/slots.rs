@@ -17,7 +17,7 @@ use crate::base::name::Name;
 use crate::base::runtime::BoxFuture;
 use crate::engine::Engine;
 use crate::engine::commit::hub::LocalWorker;
-use crate::engine::commit::insist;
+use crate::engine::commit::receipt::insist;
 use crate::engine::run::Run;
 use crate::engine::run::executor::{End, Execution};
 use crate::engine::task_error::ControlFlow;
@@ -25,7 +25,6 @@ use crate::engine::worker::holdings::{Held, Holding};
 use crate::engine::worker::shutdown;
 use crate::engine::worker::suspects::SuspectPermit;
 use crate::engine::worker_options::WorkerOptions;
-use crate::observe::lifecycle::Lifecycle;
 use crate::store::{ClaimedTask, Facts, NewTask, StoreError, Transition};
 
 pub(crate) struct Slots {
@@ -274,9 +273,8 @@ impl Slots {
         suspect: Option<SuspectPermit>,
     ) {
         let WorkerOptions { claim_timeout, grace, .. } = self.options;
-        let (task_id, attempt) = (claimed.task_id, claimed.attempt);
-        let task_type = claimed.task_type.clone();
-        let execution =
+        let task_id = claimed.task_id;
+        let mut execution =
             Execution::new(&self.engine, claimed, journal, slot, suspect, claim_timeout, grace);
         let mut inside = self.inside();
         if inside.sealed || inside.held.get(&task_id) != Some(&holding) {
@@ -290,7 +288,7 @@ impl Slots {
             // The earlier run no longer owns the task.
             before.stop(ControlFlow::LeaseLost);
         }
-        self.engine.lifecycle.tell(|| Some(Lifecycle::TaskStarted { task_id, task_type, attempt }));
+        execution.start();
         self.spawn(execution);
     }
 
@@ -498,9 +496,9 @@ impl Slots {
                 "nothing was journaled for {timeout:?} (the worker's `claim_timeout`): call \
                  `ctx.heartbeat(..)` in long steps, or set a longer one"
             );
-            tracing::warn!(task_id = %run.task_id, task_type = %run.task_type, "the run is stuck and is stopped");
-            let next = run.after_failure(Failure::new(FailureKind::Stuck, message));
             let (commit, task_id, run_id) = (self.engine.commit.clone(), run.task_id, run.run_id);
+            tracing::warn!(%task_id, task_type = %run.task_type, "the run is stuck and is stopped");
+            let next = run.after_failure(Failure::new(FailureKind::Stuck, message));
             // The transition is refused when the run has just ended by itself, which is an answer
             // as well.
             insist(&self.engine.runtime, move || {
