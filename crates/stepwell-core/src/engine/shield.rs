@@ -52,7 +52,9 @@ impl Store for Shield {
         tasks(filter: TaskFilter) -> Page<TaskInfo>;
         ends(tasks: Vec<TaskId>) -> Ends;
         journal(task_id: TaskId) -> Vec<Entry>;
-        waits(scope: Scope, prefix: String, behind: Option<TaskId>, limit: usize) -> Page<TaskWaits>;
+        waits(
+            scope: Scope, prefix: String, behind: Option<TaskId>, limit: usize
+        ) -> Page<TaskWaits>;
         waits_of(task_id: TaskId) -> Vec<Wait>;
         messages(task_id: TaskId, behind: Option<MessageId>) -> Page<ArrivedMessage>;
         import(record: TaskRecord) -> bool;

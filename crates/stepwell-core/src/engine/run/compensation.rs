@@ -1,12 +1,14 @@
 //! Compensations, which undo the work of a task that fails for good or is cancelled.
 //!
 //! ```text
-//!   ctx.step(..).compensate(..)     record ─▶ gate ─▶ closure ─▶ result      the record is durable before the closure starts
+//!   ctx.step(..).compensate(..)     record ─▶ gate ─▶ closure ─▶ result
+//!                                   the record is durable before the closure starts
 //!   ctx.cleanup(..)                 record
 //!
-//!   the task fails: the store makes it claimable again, as compensating; whoever claims it
+//!   the task fails: the store makes it claimable again, as compensating; the worker that claims it
 //!     1. replays its code, which hands over the closures of its compensations again, and drops it;
-//!     2. runs what was recorded, in reverse order, each as a step of its own: journaled, tried again, once;
+//!     2. runs what was recorded, in reverse order, each as a step of its own:
+//!        journaled, tried again, once;
 //!     3. ends the task as it would have ended, with what could not be undone.
 //! ```
 //!
@@ -131,7 +133,8 @@ pub(crate) async fn compensate(run: Arc<Run>, compensation: Compensation) -> Tas
             Err(TaskError::Step { failure, .. }) => *failure,
             Err(error) => error.to_failure(),
         };
-        tracing::error!(task_id = %run.task_id, compensation = %key.label(), %failure, "a compensation failed");
+        let (task_id, compensation) = (run.task_id, key.label());
+        tracing::error!(%task_id, %compensation, %failure, "a compensation failed");
         if errors.len() < MAX_ERRORS {
             errors.push(CompensationError { name: key.label(), failure });
         } else {
@@ -149,5 +152,6 @@ pub(crate) async fn compensate(run: Arc<Run>, compensation: Compensation) -> Tas
 /// The number of failed compensations that a failure lists.
 const MAX_ERRORS: usize = 100;
 
-const UNKNOWN: &str = "this program has no code for it: the task did not come to the step again in its last attempt, or no cleanup \
-    is registered under this name. Undo it by hand";
+const UNKNOWN: &str = "this program has no code for it: the task did not come to the step again in \
+                       its last attempt, or no cleanup is registered under this name. Undo it by \
+                       hand";

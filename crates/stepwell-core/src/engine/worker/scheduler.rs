@@ -1,10 +1,12 @@
 //! The care for schedules: every worker comes to every tick, and one of them spawns its task.
 //!
 //! ```text
-//!   sleep until the earliest `next_at` ──▶ read what is due ──▶ commit: if it is still what was read,
-//!        ▲        (a poll interval at most)                     spawn its tasks, and wait for the next tick
+//!   sleep until the earliest `next_at` ──▶ read what is due ──▶ commit: if it is still what was
+//!        ▲        (a poll interval at most)                     read, spawn its tasks, and wait
+//!        │                                                      for the next tick
 //!        │                                                            │
-//!        └────────────── nothing is due ◀── read again ◀──────────────┘ refused: another worker came first
+//!        └──── nothing is due ◀── read again ◀────────────────────────┘ refused: another worker
+//!                                                                       came first
 //! ```
 //!
 //! The tick and its task are one commit. A crash at any moment therefore leaves both or neither,
