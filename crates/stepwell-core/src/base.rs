@@ -8,6 +8,7 @@ pub(crate) mod ids;
 pub(crate) mod input_hash;
 pub(crate) mod invalid_options;
 pub(crate) mod journal;
+pub(crate) mod kind;
 pub(crate) mod name;
 pub(crate) mod payload;
 pub(crate) mod retry;

@@ -77,7 +77,9 @@
 //! always complete. So is an answer of names, numbers or schemas, which programs bring: queues,
 //! workers and task types.
 
+pub(crate) mod error;
 pub(crate) mod headers;
+pub(crate) mod new_task;
 pub(crate) mod page;
 pub(crate) mod queue;
 pub(crate) mod record;
@@ -90,19 +92,18 @@ pub(crate) mod task_info;
 pub(crate) mod ticks;
 pub(crate) mod timing;
 pub(crate) mod transition;
+pub(crate) mod user_transaction;
 pub(crate) mod worker_info;
 
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::failure::{Failure, FailureKind};
 use crate::base::ids::{RunId, TaskId, WorkerId};
-use crate::base::invalid_options::InvalidOptions;
 use crate::base::journal::Entry;
 #[cfg(doc)]
 use crate::base::journal::Kind;
@@ -117,14 +118,16 @@ use crate::store::queue::{QueueChange, QueueInfo};
 use crate::store::record::TaskRecord;
 use crate::store::scope::Scope;
 
+pub use crate::store::error::StoreError;
+pub use crate::store::new_task::{CancellationPolicy, Coalesce, NewTask, Spawned};
 pub use crate::store::scheduled::{
     ScheduleAction, ScheduleChange, ScheduleFilter, ScheduleOutcome, SchedulePlan, Scheduled,
 };
 pub use crate::store::task_info::{TaskFilter, TaskInfo, TaskState};
 pub use crate::store::transition::{
-    Applied, ArrivedMessage, Facts, KeyedSpawn, MessageId, Next, Refused, Seal, Transition,
-    UserTransaction, Wait,
+    Applied, ArrivedMessage, Facts, KeyedSpawn, MessageId, Next, Refused, Transition, Wait,
 };
+pub use crate::store::user_transaction::{Seal, UserTransaction};
 pub use crate::store::worker_info::{
     NewWorker, OtherWorker, WATCHED, WorkerInfo, WorkerState, WorkerStatus,
 };
@@ -463,118 +466,6 @@ impl Finish {
     }
 }
 
-/// A task to be spawned.
-#[derive(Clone, Debug)]
-pub struct NewTask {
-    /// The id of the task.
-    pub task_id: TaskId,
-    /// The id of the task's first run, which is the run of `claim_by`.
-    pub run_id: RunId,
-    /// The name of the task type.
-    pub task_type: Name,
-    /// The queue of the task.
-    pub queue: Name,
-    /// The parameters of the task.
-    pub params: Payload,
-    /// The headers of the task; stores find a task by the [labels](crate::labels()) among them.
-    pub headers: Headers,
-    /// The scope that the task is spawned in, within which its keys are unique.
-    pub scope: Scope,
-    /// The priority of the task: a higher one is claimed first.
-    pub priority: i32,
-    /// The maximum number of attempts, at least 1.
-    pub max_attempts: u32,
-    /// The retry strategy: the delays after failed attempts.
-    pub retry: RetryStrategy,
-    /// The earliest time of the first claim; `None` for at once.
-    pub start_at: Option<Timestamp>,
-    /// The idempotency key: only the first task of a type and scope with this key is spawned.
-    pub idempotency_key: Option<Name>,
-    /// The concurrency key: of the tasks of a scope with this key, each starts when the one before
-    /// it has ended, in the order of their spawns.
-    pub concurrency_key: Option<Name>,
-    /// The way in which the spawn coalesces with a waiting task of its type, scope and concurrency
-    /// key.
-    ///
-    /// A waiting task is pending and was never claimed. The store looks at the idempotency key
-    /// first. Only tasks in [`Batch::spawns`] and in [`Transition::keyed`] coalesce.
-    pub coalesce: Option<Coalesce>,
-    /// The version of the code that the task is pinned to: only workers of this version claim it.
-    pub code_version: Option<Name>,
-    /// The rule by which the store cancels the task.
-    pub cancellation: CancellationPolicy,
-    /// The task that spawned this one.
-    pub parent: Option<TaskId>,
-    /// The worker that claims the task in the commit that inserts it (an eager start).
-    ///
-    /// The store ignores it when the task has a `start_at` or a `concurrency_key`, when its queue
-    /// is paused or has limits, or when the worker is not registered.
-    pub claim_by: Option<WorkerId>,
-}
-
-/// The answer to a spawn when a task of its type, scope and concurrency key waits to be claimed for
-/// the first time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum Coalesce {
-    /// The spawn returns the waiting task (the last one of several), and no new task is made.
-    Reuse,
-    /// The waiting tasks are cancelled, and the new one is spawned.
-    Replace,
-    /// The spawn returns an error.
-    Reject,
-}
-
-/// The rule by which the store cancels a task by itself; by default it cancels none.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
-pub struct CancellationPolicy {
-    /// The longest time from the spawn to the first claim, after which the task is cancelled.
-    pub max_delay: Option<Duration>,
-    /// The longest time from the first claim to the end, after which the task is cancelled.
-    pub max_duration: Option<Duration>,
-}
-
-impl CancellationPolicy {
-    /// Refuses a duration that no store can add to a date.
-    pub(crate) fn check(&self) -> Result<(), InvalidOptions> {
-        let Self { max_delay, max_duration } = *self;
-        [("max_delay", max_delay), ("max_duration", max_duration)].into_iter().try_for_each(
-            |(field, limit)| {
-                limit.map_or(Ok(()), |limit| InvalidOptions::check_duration(field, limit))
-            },
-        )
-    }
-}
-
-/// The result of the spawn of a [`NewTask`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Spawned {
-    /// The task was inserted.
-    Created {
-        /// `true` when the task is running under its `claim_by`.
-        claimed: bool,
-    },
-    /// The store already had a task with the idempotency key.
-    Existing {
-        /// The id of the task that exists.
-        task_id: TaskId,
-        /// The latest run of that task.
-        run_id: RunId,
-        /// The latest attempt of that task.
-        attempt: u32,
-    },
-    /// A task of the same type and concurrency key waits to be claimed for the first time, and the
-    /// spawn is to reuse it or to be rejected.
-    Waiting {
-        /// The id of the waiting task, the last one of several.
-        task_id: TaskId,
-        /// The run of the waiting task.
-        run_id: RunId,
-    },
-}
-
 /// An event to be emitted.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
@@ -782,131 +673,4 @@ pub struct ClaimedTask {
     /// The part of the task that could not be read; the run then ends at once, as failed or left to
     /// a newer program.
     pub unreadable: Option<Unreadable>,
-}
-
-/// An error of a store.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StoreError {
-    /// The store cannot be reached or opened.
-    #[error("cannot open the database {location}: {reason}. {advice}")]
-    Open {
-        /// The location of the database.
-        location: String,
-        /// The cause of the error.
-        reason: String,
-        /// A proposal for the operator.
-        advice: String,
-    },
-    /// The database was written by a newer Stepwell.
-    #[error(
-        "the database {location} has schema version {found}, this program knows versions up to \
-         {known}: run a newer build of it, or use another database"
-    )]
-    NewerSchema {
-        /// The location of the database.
-        location: String,
-        /// The schema version of the database.
-        found: i64,
-        /// The newest version that this program knows.
-        known: i64,
-    },
-    /// The database was written by an older Stepwell, or by none, and is to be left as it is.
-    #[error(
-        "the database {location} has {}, this program needs version {known}: bring it up to date \
-         with `stepwell migrate`, when the programs that use it can read that",
-        tables_of(*found)
-    )]
-    OlderSchema {
-        /// The location of the database.
-        location: String,
-        /// The schema version of the database; 0 when it has no tables of Stepwell.
-        found: i64,
-        /// The version that this program needs.
-        known: i64,
-    },
-    /// The disk is full; the write is not lost, because the engine tries it again.
-    #[error("the disk is full ({0}): free some space, the engine goes on by itself")]
-    Full(String),
-    /// Another program holds the database's lock.
-    #[error("the database is locked ({0}): end the program that holds a transaction open on it")]
-    Locked(String),
-    /// The path no longer names the file that this process has open: the file was deleted, moved or
-    /// replaced, and the write is not accepted.
-    #[error(
-        "{what} was {fate} while this program had it open, and so nothing is accepted: what is \
-         written now would not be there afterwards. {advice}"
-    )]
-    Detached {
-        /// The file: of the database, or of its write-ahead log.
-        what: String,
-        /// The change that the file met: deleted, moved or replaced.
-        fate: &'static str,
-        /// A proposal for the operator.
-        advice: &'static str,
-    },
-    /// The content of the database is damaged.
-    #[error("the database is damaged ({0}): stop all programs that use it, and restore a backup")]
-    Corrupt(String),
-    /// The result holds a row that cannot be read.
-    #[error(transparent)]
-    Unreadable(#[from] Unreadable),
-    /// No payload can be encoded just now, because the codec fails whatever it is given.
-    #[error("{0}")]
-    Encode(String),
-    /// This payload cannot be encoded, because the codec does not take it, and others can.
-    #[error("{0}")]
-    NotEncodable(String),
-    /// The backend cannot do anything just now: it is out of memory or of connections, a device
-    /// fails, it lacks a privilege or a table, or a time limit passed.
-    #[error("the store cannot work just now: {0}")]
-    Unavailable(String),
-    /// The store has not answered within the client's time limit; the request may have been carried
-    /// out, or may still be.
-    #[error(
-        "the store has not answered within {0:?}, and it is not known whether it will still do \
-         what was asked for: look before it is asked for again, or give spawns an idempotency key"
-    )]
-    Unanswered(Duration),
-    /// The backend failed in another way, and does not accept the request.
-    #[error("the store failed: {0}")]
-    Backend(String),
-    /// The store has been closed.
-    #[error("the store has been closed")]
-    Closed,
-}
-
-impl StoreError {
-    /// Returns whether the store may accept the same request later, unchanged.
-    pub const fn is_transient(&self) -> bool {
-        match self {
-            Self::Open { .. }
-            | Self::NewerSchema { .. }
-            | Self::OlderSchema { .. }
-            | Self::Full(_)
-            | Self::Locked(_)
-            | Self::Detached { .. }
-            | Self::Encode(_)
-            | Self::Unavailable(_)
-            | Self::Unanswered(_)
-            | Self::Closed => true,
-            Self::Corrupt(_) | Self::Unreadable(_) | Self::NotEncodable(_) | Self::Backend(_) => {
-                false
-            }
-        }
-    }
-
-    /// Returns whether one item of the request fails, and not the store as a whole.
-    ///
-    /// The engine then finds that item, and sends the rest without it.
-    pub const fn is_of_an_item(&self) -> bool {
-        matches!(self, Self::Encode(_)) || !self.is_transient()
-    }
-}
-
-fn tables_of(version: i64) -> String {
-    match version {
-        0 => "no tables of Stepwell".into(),
-        version => format!("schema version {version}"),
-    }
 }

@@ -14,10 +14,8 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A run that is stuck while the store refuses is stopped, and its task neither \
                  fails nor is tried again.",
         guarantee: "4",
-        file: "crates/stepwell-core/src/engine/worker/slots.rs",
-        find: "            insist(&self.engine.runtime, move || {
-                commit.transition_beside(Transition::new(task_id, run_id, next.clone()))
-            });",
+        file: "crates/stepwell-core/src/engine/worker/slots/losses.rs",
+        find: "            insist(&self.engine.runtime, move || {\n                commit.transition_beside(Transition::new(task_id, run_id, next.clone()))\n            });",
         put: "            drop(commit.transition_beside(Transition::new(task_id, run_id, next)));",
         tests: &[fails(
             "stepwell",
@@ -43,7 +41,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "orphans-not-given-back",
         breaks: "A run that the store holds for a worker, and that nobody runs, stays so for ever.",
         guarantee: "4",
-        file: "crates/stepwell-core/src/engine/worker.rs",
+        file: "crates/stepwell-core/src/engine/worker/watch.rs",
         find: "for (task_id, run_id) in difference.orphaned {",
         put: "for (task_id, run_id) in difference.orphaned.into_iter().filter(|_| false) {",
         tests: &[fails(
@@ -57,7 +55,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "After an outage of the store healthy workers are declared dead, and their tasks \
                  run twice.",
         guarantee: "3",
-        file: "crates/stepwell-core/src/engine/worker.rs",
+        file: "crates/stepwell-core/src/engine/worker/watch.rs",
         find: "let passed = if at_once && !hung { interval } else { Duration::ZERO };",
         put: "let passed = if at_once || !hung { interval } else { Duration::ZERO };",
         tests: &[fails(
@@ -137,11 +135,9 @@ pub(super) const BUGS: &[Bug] = &[
         name: "shutdown-waits-for-the-store",
         breaks: "A shutdown hangs while the store is away.",
         guarantee: "4",
-        file: "crates/stepwell-core/src/engine/worker.rs",
-        find: "let waited = select(Box::pin(slots.stopped.cancelled()), \
-               engine.runtime.sleep(LAST_WORDS)).await;",
-        put: "let waited = select(Box::pin(slots.stopped.cancelled()), \
-              engine.runtime.sleep(Duration::MAX)).await;",
+        file: "crates/stepwell-core/src/engine/worker/slots/shutdown.rs",
+        find: "let waited = select(Box::pin(slots.stopped.cancelled()), engine.runtime.sleep(LAST_WORDS)).await;",
+        put: "let waited = select(Box::pin(slots.stopped.cancelled()), engine.runtime.sleep(Duration::MAX)).await;",
         tests: &[fails("stepwell", "ownership", "a_shutdown_ends_whatever_the_store_does")],
     },
     Bug {
@@ -149,9 +145,8 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A worker that stops while the store is away for a moment stays registered, and \
                  its tasks with it.",
         guarantee: "4",
-        file: "crates/stepwell-core/src/engine/worker.rs",
-        find: "let signed_off = until_answered(\
-               engine.runtime.clone(), move || commit.signal(gone.clone()));",
+        file: "crates/stepwell-core/src/engine/worker/slots/shutdown.rs",
+        find: "let signed_off = until_answered(engine.runtime.clone(), move || commit.signal(gone.clone()));",
         put: "let signed_off = commit.signal(gone);",
         tests: &[fails("stepwell", "ownership", "a_shutdown_ends_whatever_the_store_does")],
     },
@@ -453,7 +448,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "retention-off",
         breaks: "Ended tasks are kept for ever, whatever the retention.",
         guarantee: "retention",
-        file: "crates/stepwell-core/src/engine/worker.rs",
+        file: "crates/stepwell-core/src/engine/worker/retention.rs",
         find: "match purge(engine, retention, None, |_| ()).await {",
         put: "match purge(engine, retention.saturating_mul(1_000_000), None, |_| ()).await {",
         tests: &[fails("stepwell", "notes", "ended_tasks_are_forgotten_after_their_time")],

@@ -65,6 +65,7 @@ struct Sent {
 const PATIENCE: (usize, Duration) = (8, Duration::from_millis(10));
 /// The largest batch that is answered at once; a larger one is answered after a turn.
 const FEW: usize = 4;
+
 /// The engine's only access to the store for writes.
 pub(crate) struct GroupCommit {
     store: Arc<dyn Store>,

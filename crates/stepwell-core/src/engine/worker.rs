@@ -1,10 +1,11 @@
-//! The worker, which claims tasks while it has slots, and shows that it is alive.
+//! The worker, which claims tasks while it has slots.
 
 pub(crate) mod holdings;
 pub(crate) mod retention;
 pub(crate) mod scheduler;
 pub(crate) mod slots;
 pub(crate) mod suspects;
+mod watch;
 pub(crate) mod witness;
 
 use std::collections::BTreeSet;
@@ -21,30 +22,18 @@ use crate::base::retry::STORE_RETRY;
 use crate::base::runtime::{BoxFuture, turn};
 use crate::base::time::until;
 use crate::engine::commit::hub::LocalWorker as _;
-use crate::engine::commit::receipt::{insist, until_answered};
-use crate::engine::task_error::ControlFlow;
-use crate::engine::worker::holdings::{Comparison, Difference};
-use crate::engine::worker::retention::purge;
+use crate::engine::commit::receipt::insist;
+use crate::engine::worker::retention::forget_the_old;
 use crate::engine::worker::scheduler::look_after_schedules;
 use crate::engine::worker::slots::Slots;
+use crate::engine::worker::slots::shutdown::shutdown;
 use crate::engine::worker::suspects::Suspect;
-use crate::engine::worker::witness::Witness;
+use crate::engine::worker::watch::watch;
 use crate::store::rules::crash::SUSPECT_CRASHES;
-use crate::store::{
-    Claim, Command, NewWorker, Next, OtherWorker, Transition, WorkerSignal, WorkerState,
-    WorkerStatus,
-};
+use crate::store::{Claim, Command};
 
-/// The interval at which the worker removes tasks that were kept long enough.
-const PURGE_EVERY: Duration = Duration::from_secs(60);
-/// The time for which a shutdown waits for code that it has told to stop.
-const LAST_WORDS: Duration = Duration::from_secs(5);
 /// The time for which a start waits for a store that is away.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The part of the heartbeat interval after which a refused signal is sent again, at most.
-///
-/// Because of it, the store hears of the worker in any short moment in which it answers.
-const TRIES: u32 = 20;
 
 /// A running worker, made by [`Client::start_worker`](crate::Client::start_worker).
 ///
@@ -108,84 +97,6 @@ fn run(slots: &Arc<Slots>, part: BoxFuture<'static, ()>) {
     }));
 }
 
-pub(crate) async fn shutdown(slots: &Arc<Slots>, deadline: Duration) {
-    let engine = &slots.engine;
-    slots.close();
-    wait_until_empty(slots, deadline).await;
-    slots.seal();
-    slots.stop_all(ControlFlow::Shutdown);
-    wait_until_empty(slots, LAST_WORDS).await;
-    slots.end.cancel();
-    slots.forget_suspended();
-    // This releases all that still runs, and its late writes will be refused.
-    let gone = WorkerSignal::Deregister { worker_id: slots.worker_id() };
-    let commit = engine.commit.clone();
-    let signed_off = until_answered(engine.runtime.clone(), move || commit.signal(gone.clone()));
-    let stopped = slots.stopped.clone();
-    engine.runtime.spawn(Box::pin(async move {
-        if let Err(error) = signed_off.await {
-            tracing::warn!(%error, "cannot sign off; the worker's lease will run out by itself");
-        }
-        stopped.cancel();
-    }));
-    let waited =
-        select(Box::pin(slots.stopped.cancelled()), engine.runtime.sleep(LAST_WORDS)).await;
-    if let Either::Right(_) = waited {
-        tracing::warn!(
-            "the store is away, and the worker has not signed off: it goes on trying while the \
-             process lives"
-        );
-        slots.stopped.cancel();
-    }
-}
-
-async fn wait_until_empty(slots: &Slots, limit: Duration) {
-    let empty = async {
-        loop {
-            let told = slots.empty.notified();
-            if slots.is_empty() {
-                return;
-            }
-            told.await;
-        }
-    };
-    select(Box::pin(empty), slots.engine.runtime.sleep(limit)).await;
-}
-
-fn registration(slots: &Slots) -> WorkerSignal {
-    WorkerSignal::Register(NewWorker {
-        worker_id: slots.worker_id(),
-        name: slots.options.name.clone().unwrap_or_else(|| "worker".into()),
-        queues: slots.queues.clone(),
-        concurrency: u32::try_from(slots.options.concurrency).unwrap_or(u32::MAX),
-        code_version: slots.options.code_version.clone(),
-        lease: slots.options.lease,
-    })
-}
-
-/// Sends a signal of the worker until the store has answered, and returns the answer and whether it
-/// came at the first try.
-async fn tell_store(
-    slots: &Slots,
-    signal: WorkerSignal,
-    interval: Duration,
-) -> (WorkerStatus, bool) {
-    let engine = &slots.engine;
-    let mut failures = 0;
-    loop {
-        match engine.commit.signal(signal.clone()).await {
-            Ok(status) => return (status, failures == 0),
-            Err(error) if failures == 0 => {
-                tracing::warn!(%error, "cannot show that the worker is alive; trying again");
-            }
-            Err(_) => {}
-        }
-        failures += 1;
-        let pause = STORE_RETRY.delay(failures, engine.runtime.random()).unwrap_or_default();
-        engine.runtime.sleep(pause.min(interval / TRIES)).await;
-    }
-}
-
 /// Claims whenever there may be work and there is a free slot.
 async fn claim(slots: Arc<Slots>) {
     let engine = slots.engine.clone();
@@ -241,108 +152,6 @@ async fn claim(slots: Arc<Slots>) {
         } else {
             let nudged = select(Box::pin(slots.work.notified()), engine.runtime.sleep(pause)).await;
             polling = matches!(nudged, Either::Right(_));
-        }
-    }
-}
-
-/// Shows that the worker is alive, and looks for runs and workers that are not.
-///
-/// With each heartbeat that the store answers, it compares the worker's runs with the store's. It
-/// also looks for stuck runs and for workers that have died. It waits for nothing but the answers
-/// to its signals.
-async fn watch(slots: Arc<Slots>) {
-    let engine = slots.engine.clone();
-    let interval = (slots.options.lease / 3)
-        .min(slots.options.claim_timeout / 4)
-        .max(Duration::from_millis(5));
-    let (mut comparison, mut witness) = (Comparison::default(), Witness::default());
-    let mut registered = false;
-    loop {
-        if !registered {
-            let (status, _) = tell_store(&slots, registration(&slots), interval).await;
-            slots.open();
-            registered = true;
-            witness.observe(&status.others, Duration::ZERO);
-        }
-        let begun = engine.commit.on_their_way();
-        engine.runtime.sleep(interval).await;
-        let hung = engine.commit.on_their_way().iter().any(|batch| begun.contains(batch));
-        let (held, claims) = slots.held();
-        let heartbeat = WorkerSignal::Heartbeat { worker_id: slots.worker_id() };
-        let (status, at_once) = tell_store(&slots, heartbeat, interval).await;
-        // Runs that were claimed by now are started first.
-        turn().await;
-        if status.state == WorkerState::Gone {
-            tracing::warn!("the worker was declared dead; its tasks are others' now");
-            engine.observer.lease_lost();
-            slots.lose_lease();
-            registered = false;
-            continue;
-        }
-        if status.state == WorkerState::Draining && !slots.is_closed() {
-            slots.close();
-            tracing::info!("the worker was told to end what it runs and to stop");
-            let slots = slots.clone();
-            engine.runtime.spawn(Box::pin(async move {
-                shutdown(&slots, slots.options.shutdown_timeout).await;
-            }));
-        }
-        // A pause in which the store was away, or a batch has hung, proves nothing. Runs may have
-        // waited for their store, and other workers may not have reached the store either.
-        let passed = if at_once && !hung { interval } else { Duration::ZERO };
-        slots.stop_stuck(passed);
-        let mut difference = comparison.compare(&held, &slots.held().0, &status.runs);
-        if !slots.has_taken_in(claims) {
-            // A run that was claimed before may still be started.
-            difference.orphaned.clear();
-        }
-        mend(&slots, difference);
-        for dead in witness.observe(&status.others, passed) {
-            declare_dead(&slots, dead);
-        }
-    }
-}
-
-/// Releases the runs that the store holds for the worker and nobody executes, and stops those that
-/// the worker no longer owns.
-fn mend(slots: &Slots, difference: Difference) {
-    for run in difference.lost {
-        tracing::warn!(task_id = %run.0, "a run is no longer the worker's, and is stopped");
-        slots.lose(run);
-    }
-    for (task_id, run_id) in difference.orphaned {
-        tracing::warn!(%task_id, "the store holds a run for the worker's that nobody runs; giving \
-                                  it back");
-        let commit = slots.engine.commit.clone();
-        insist(&slots.engine.runtime, move || {
-            commit.transition_beside(Transition::new(task_id, run_id, Next::Release))
-        });
-    }
-}
-
-fn declare_dead(slots: &Slots, OtherWorker { worker_id, heartbeats, .. }: OtherWorker) {
-    tracing::warn!(%worker_id, "a worker has shown no sign of life for its lease, and is declared \
-                                dead");
-    let declared = slots.engine.commit.signal(WorkerSignal::DeclareDead { worker_id, heartbeats });
-    slots.engine.runtime.spawn(Box::pin(async move {
-        // The signal is not sent again: after an outage, the other worker may still send a
-        // heartbeat.
-        if let Err(error) = declared.await {
-            tracing::warn!(%error, %worker_id, "cannot declare a worker dead; trying again");
-        }
-    }));
-}
-
-/// Removes tasks that ended longer ago than the retention.
-async fn forget_the_old(slots: Arc<Slots>) {
-    let engine = &slots.engine;
-    let Some(retention) = engine.settings.retention else { return };
-    loop {
-        engine.runtime.sleep(PURGE_EVERY).await;
-        match purge(engine, retention, None, |_| ()).await {
-            Ok(0) => {}
-            Ok(purged) => tracing::debug!(purged, "removed tasks that were kept long enough"),
-            Err(error) => tracing::warn!(%error, "cannot remove old tasks; trying again later"),
         }
     }
 }

@@ -26,14 +26,14 @@
 //! | `replay.rs` | the journal of earlier runs, and code that differs from it |
 //! | `failures.rs` | which of the delivered failures ended the attempt |
 //! | `written.rs` | the entries of this run, from their delivery until they are durable |
+//! | `sound.rs` | what debug builds check |
 
 mod deliver;
 mod failures;
 mod gates;
 mod replay;
+mod sound;
 mod stage;
-#[cfg(test)]
-mod tests;
 mod waits;
 mod written;
 
@@ -298,13 +298,6 @@ impl RunState {
         }
     }
 
-    /// Returns whether all that is counted and indexed agrees with the operations themselves.
-    fn is_sound(&self) -> bool {
-        self.operations.counts() == self.operations.census()
-            && self.waits.fit(&self.operations)
-            && self.gates.fit(&self.operations)
-    }
-
     /// Returns whether the task has recorded something to undo.
     pub(crate) fn has_compensations(&self) -> bool {
         self.has_compensations
@@ -341,3 +334,6 @@ pub(crate) fn unlock(mut state: MutexGuard<'_, RunState>) {
         drop(dropped);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,9 @@
 //! Caches of step results, for results that are useful to more than one task.
 
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
 use crate::base::payload::Payload;
 use crate::base::runtime::{BoxFuture, MaybeSend, MaybeSync};
 
@@ -51,5 +55,56 @@ impl StepCacheError {
     /// Returns an error that wraps the cache's own error.
     pub fn new(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self(error.into())
+    }
+}
+
+/// The cache of a step, and the key under which it keeps the step's result.
+#[derive(Clone)]
+pub(super) struct Cached {
+    cache: Arc<dyn StepCache>,
+    key: String,
+    looked_up: bool,
+}
+
+impl Cached {
+    pub(super) fn new(cache: &Arc<dyn StepCache>, key: String) -> Self {
+        Self { cache: cache.clone(), key, looked_up: false }
+    }
+
+    /// Returns the look-up of the result, the first time that it is called.
+    pub(super) fn first_look<T: DeserializeOwned>(
+        &mut self,
+    ) -> Option<BoxFuture<'static, Option<Payload>>> {
+        let first = !std::mem::replace(&mut self.looked_up, true);
+        first.then(|| self.clone().look_up::<T>())
+    }
+
+    /// Returns the cached result, if the cache has one that can be decoded.
+    fn look_up<T: DeserializeOwned>(self) -> BoxFuture<'static, Option<Payload>> {
+        Box::pin(async move {
+            match self.cache.get(&self.key).await {
+                Ok(found) => found.filter(|found| {
+                    let fits = found.decode::<T>().map(drop);
+                    fits.inspect_err(|error| self.warn(error)).is_ok()
+                }),
+                Err(error) => {
+                    self.warn(&error);
+                    None
+                }
+            }
+        })
+    }
+
+    /// Keeps the result of a try.
+    pub(super) fn put(self, result: Payload) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.cache.set(&self.key, result).await {
+                self.warn(&error);
+            }
+        })
+    }
+
+    fn warn(&self, error: &dyn std::fmt::Display) {
+        tracing::warn!(key = self.key, %error, "a step does without its cache");
     }
 }

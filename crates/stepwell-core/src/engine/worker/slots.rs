@@ -1,5 +1,8 @@
 //! A worker's slots: the tasks that it runs, those in its memory, and its free slots.
 
+mod losses;
+pub(crate) mod shutdown;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
@@ -10,22 +13,21 @@ use lru::LruCache;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::base::failure::{Failure, FailureKind};
-use crate::base::ids::{RunId, TaskId, WorkerId};
+use crate::base::ids::{TaskId, WorkerId};
 use crate::base::journal::Entry;
 use crate::base::name::Name;
 use crate::base::runtime::BoxFuture;
 use crate::engine::Engine;
 use crate::engine::commit::hub::LocalWorker;
-use crate::engine::commit::receipt::insist;
 use crate::engine::run::Run;
 use crate::engine::run::executor::{End, Execution};
 use crate::engine::task_error::ControlFlow;
 use crate::engine::worker::holdings::{Held, Holding};
-use crate::engine::worker::shutdown;
+use crate::engine::worker::slots::losses::HeldRun;
+use crate::engine::worker::slots::shutdown::shutdown;
 use crate::engine::worker::suspects::SuspectPermit;
 use crate::engine::worker_options::WorkerOptions;
-use crate::store::{ClaimedTask, Facts, NewTask, StoreError, Transition};
+use crate::store::{ClaimedTask, Facts, NewTask, StoreError};
 
 pub(crate) struct Slots {
     pub(crate) engine: Arc<Engine>,
@@ -405,23 +407,6 @@ impl Slots {
         None
     }
 
-    /// Forgets a run that nobody executes any more.
-    ///
-    /// The store still holds the run for the worker. The next heartbeats find the difference, and
-    /// the run is released.
-    fn abandon(&self, task_id: TaskId, run_id: RunId) {
-        let mut inside = self.inside();
-        inside.held.retain(|task, held| (*task, held.run_id) != (task_id, run_id));
-        let run = inside.runs.get(&task_id).filter(|run| run.run_id == run_id).cloned();
-        if run.is_some() {
-            inside.runs.remove(&task_id);
-        }
-        let handed_over = inside.handed_over.remove(&task_id);
-        self.look_if_empty(inside);
-        drop(handed_over);
-        run.iter().for_each(|run| self.engine.hub.remove_run(run));
-    }
-
     /// Returns whether nothing is in a slot, nor on its way into one or out of one.
     pub(crate) fn is_empty(&self) -> bool {
         let inside = self.inside();
@@ -452,76 +437,6 @@ impl Slots {
     pub(crate) fn held(&self) -> (Held, u64) {
         let inside = self.inside();
         (inside.held.clone(), inside.sent)
-    }
-
-    /// Stops a run that the worker no longer owns.
-    pub(crate) fn lose(&self, (task_id, run_id): (TaskId, RunId)) {
-        let mut inside = self.inside();
-        let run = inside.runs.get(&task_id).filter(|run| run.run_id == run_id).cloned();
-        let mut handed_over = None;
-        if inside.held.get(&task_id).is_some_and(|held| held.run_id == run_id) {
-            inside.held.remove(&task_id);
-            handed_over = inside.handed_over.remove(&task_id);
-        }
-        self.look_if_empty(inside);
-        drop(handed_over);
-        if let Some(run) = run {
-            run.stop(ControlFlow::LeaseLost);
-        }
-    }
-
-    /// Continues under another id, because the store no longer knows the worker.
-    ///
-    /// Other workers now have its tasks.
-    pub(crate) fn lose_lease(&self) {
-        let mut inside = self.inside();
-        inside.open = false;
-        inside.worker_id = WorkerId::new(&*self.engine.runtime);
-        inside.held.clear();
-        let handed_over = std::mem::take(&mut inside.handed_over);
-        drop(inside);
-        drop(handed_over);
-        self.forget_suspended();
-        self.stop_all(ControlFlow::LeaseLost);
-    }
-
-    /// Fails the attempts of runs that have shown no sign of life.
-    ///
-    /// A run that blocks its thread is among them. Its own executor could not end it.
-    pub(crate) fn stop_stuck(&self, passed: Duration) {
-        let is_lost = |run: &Run| run.control() == Some(ControlFlow::LeaseLost);
-        for run in self.runs().into_iter().filter(|run| !is_lost(run) && run.count_quiet(passed)) {
-            let timeout = self.options.claim_timeout;
-            let message = format!(
-                "nothing was journaled for {timeout:?} (the worker's `claim_timeout`): call \
-                 `ctx.heartbeat(..)` in long steps, or set a longer one"
-            );
-            let (commit, task_id, run_id) = (self.engine.commit.clone(), run.task_id, run.run_id);
-            tracing::warn!(%task_id, task_type = %run.task_type, "the run is stuck and is stopped");
-            let next = run.after_failure(Failure::new(FailureKind::Stuck, message));
-            // The transition is refused when the run has just ended by itself, which is an answer
-            // as well.
-            insist(&self.engine.runtime, move || {
-                commit.transition_beside(Transition::new(task_id, run_id, next.clone()))
-            });
-            run.stop(ControlFlow::LeaseLost);
-        }
-    }
-}
-
-/// A run that is being loaded or executed, which the worker no longer holds after a panic.
-struct HeldRun {
-    slots: Arc<Slots>,
-    task_id: TaskId,
-    run_id: RunId,
-}
-
-impl Drop for HeldRun {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            tracing::error!(task_id = %self.task_id, "a run ended by a panic, and is given back");
-            self.slots.abandon(self.task_id, self.run_id);
-        }
     }
 }
 

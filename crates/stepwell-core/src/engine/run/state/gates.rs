@@ -7,7 +7,7 @@ use std::task::Waker;
 
 use crate::base::journal::Key;
 use crate::engine::run::state::RunState;
-use crate::engine::run::state::stage::{Operations, Stage};
+use crate::engine::run::state::stage::Stage;
 use crate::store::NewTask;
 
 /// The work of the store for an operation, within the commit of what was delivered earlier.
@@ -40,9 +40,9 @@ pub(crate) enum Opened {
 /// Operations of some of them may be gone.
 #[derive(Default)]
 pub(super) struct Gates {
-    closures: VecDeque<(u64, Key)>,
+    pub(super) closures: VecDeque<(u64, Key)>,
     /// Gates of steps whose work the store does.
-    works: VecDeque<(u64, Key)>,
+    pub(super) works: VecDeque<(u64, Key)>,
 }
 
 impl Gates {
@@ -53,19 +53,6 @@ impl Gates {
         let gates = if work.is_some() { &mut self.works } else { &mut self.closures };
         gates.push_back((after, key.clone()));
         Stage::Gate { after, work }
-    }
-
-    /// Returns whether each shut gate is in one of the queues.
-    pub(super) fn fit(&self, operations: &Operations) -> bool {
-        let is_queued = |(key, after, has_work): (&Key, u64, bool)| {
-            let gates = if has_work { &self.works } else { &self.closures };
-            gates.iter().any(|(barrier, gate)| (*barrier, gate) == (after, key))
-        };
-        let mut gates = operations.iter().filter_map(|(key, operation)| match operation.stage() {
-            Stage::Gate { after, work } => Some((key, *after, work.is_some())),
-            _ => None,
-        });
-        gates.all(is_queued)
     }
 }
 

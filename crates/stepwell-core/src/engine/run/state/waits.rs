@@ -15,7 +15,7 @@ use crate::base::name::Name;
 use crate::base::payload::Payload;
 use crate::base::time::Timestamp;
 use crate::engine::run::child;
-use crate::engine::run::state::stage::{Operation, Operations};
+use crate::engine::run::state::stage::Operation;
 use crate::engine::run::state::written::Unsent;
 use crate::engine::run::state::{Awaited, Effect, RunState};
 use crate::store::{ArrivedMessage, Facts, MessageId, Wait};
@@ -24,9 +24,9 @@ use crate::store::{ArrivedMessage, Facts, MessageId, Wait};
 #[derive(Default)]
 pub(super) struct Waits {
     /// The due times of waits.
-    timers: BTreeSet<(Timestamp, Key)>,
+    pub(super) timers: BTreeSet<(Timestamp, Key)>,
     /// The operations that wait for each target.
-    awaited: HashMap<(Kind, Name), BTreeSet<Key>>,
+    pub(super) awaited: HashMap<(Kind, Name), BTreeSet<Key>>,
     /// Waits that the store keeps.
     stored: HashSet<Key>,
     /// Waits that an earlier run began and this one has not come to yet, with their due times.
@@ -116,22 +116,6 @@ impl Waits {
     /// Returns the first of the operations that wait for a message of the topic.
     fn first_for(&self, topic: Name) -> Option<Key> {
         self.awaited.get(&(Kind::Message, topic)).and_then(BTreeSet::first).cloned()
-    }
-
-    /// Returns whether the operations that wait are those in the indexes.
-    pub(super) fn fit(&self, operations: &Operations) -> bool {
-        let is_waiting = |key: &Key| operations.get(key).is_some_and(Operation::is_waiting);
-        let is_indexed = |(key, (target, due_at)): (&Key, &Awaited)| {
-            let awaited = target.clone().map(|target| self.awaited.get(&(key.kind, target)));
-            awaited.is_none_or(|keys| keys.is_some_and(|keys| keys.contains(key)))
-                && due_at.is_none_or(|due_at| self.timers.contains(&(due_at, key.clone())))
-        };
-        let due = |key: &Key| operations.get(key).and_then(|waits| waits.wait()?.1);
-        let waiting = operations.iter().filter(|(_, operation)| operation.is_waiting());
-        waiting.filter_map(|(key, operation)| Some((key, operation.wait()?))).all(is_indexed)
-            && self.awaited.values().flatten().all(is_waiting)
-            // A wait that was fulfilled keeps its timer until its result is delivered.
-            && self.timers.iter().all(|(due_at, key)| due(key) == Some(*due_at))
     }
 }
 
