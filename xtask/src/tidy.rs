@@ -4,6 +4,7 @@
 //! that is no longer needed is a finding, too, so that the list only gets shorter.
 
 mod docs;
+mod evening;
 mod excuses;
 mod functions;
 mod imports;
@@ -59,6 +60,7 @@ fn findings(sources: &Sources) -> Vec<Finding> {
     found.extend(imports::dead_files(sources));
     found.extend(imports::upward(sources));
     found.extend(imports::cycles(sources));
+    found.extend(evening::too_much(sources));
     found.sort_by(|one, other| (&one.file, one.line).cmp(&(&other.file, other.line)));
     found
 }

@@ -94,6 +94,29 @@ fn an_import_from_a_layer_above_is_found() {
 }
 
 #[test]
+fn an_engine_that_is_too_long_for_an_evening_is_found() {
+    let page = |lines: usize| {
+        let row = format!("| `engine.rs` | {lines} | what it is |");
+        format!(
+            "# A page\n\n## The engine in an evening\n\n{row}\n\n## Else\n\n| `x.rs` | 1 | no |\n"
+        )
+    };
+    let finds = |said: usize, lines: usize| {
+        let code = format!("{}#[cfg(test)]\nmod tests {{\n}}\n", "// a line\n".repeat(lines));
+        let lib = ("crates/stepwell-core/src/lib.rs", "mod engine;\n");
+        found(&[
+            lib,
+            ("crates/stepwell-core/src/engine.rs", &code),
+            ("ARCHITECTURE.md", &page(said)),
+        ])
+    };
+    assert_eq!(finds(100, 105), []);
+    assert_eq!(finds(100, 120), [("evening", 5)]);
+    assert_eq!(finds(6_000, 6_000), []);
+    assert_eq!(finds(6_000, 6_001), [("evening", 1)]);
+}
+
+#[test]
 fn an_excuse_is_for_as_many_findings_as_there_are() {
     let finding = |line| Finding::new("width", "a.rs", line, "");
     let excuses = Excuses::parse("# why\nwidth a.rs 2 they are tables\n").unwrap();
