@@ -29,7 +29,8 @@ pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec
         Some(accepted) => sorted.back(judged(accepted, row)?),
     };
 
-    let commands = list::<String>(row, "c_answer")?.iter().map(|answer| command(answer)).collect();
+    let commands = list::<String>(row, "c_answer")?.into_iter().zip(list(row, "c_needed_by")?);
+    let commands = commands.map(|(answer, needed_by)| command(&answer, needed_by)).collect();
     let of_clients = |all: Vec<Option<bool>>| all.into_iter().flatten().collect();
     let events = of_clients(list(row, "ev_first")?);
     let messages = of_clients(list(row, "m_accepted")?);
@@ -130,18 +131,16 @@ pub(crate) fn json<T: serde::de::DeserializeOwned>(text: &str) -> sqlx::Result<T
     serde_json::from_str(text).map_err(broken)
 }
 
-fn command(answer: &str) -> CommandOutcome {
-    match answer {
-        "done" => CommandOutcome::Done,
-        "not_found" => CommandOutcome::NotFound,
-        answer => match answer.strip_prefix("needed ").and_then(|by| by.parse().ok()) {
-            Some(by) => CommandOutcome::Needed { by },
-            // A state that a newer program has written does not allow any command that this program
-            // knows.
-            None => {
-                CommandOutcome::NotAllowed(TaskState::parse(answer).unwrap_or(TaskState::Running))
-            }
-        },
+fn command(answer: &str, needed_by: Option<Uuid>) -> CommandOutcome {
+    match (answer, needed_by) {
+        ("done", _) => CommandOutcome::Done,
+        ("not_found", _) => CommandOutcome::NotFound,
+        ("needed", Some(by)) => CommandOutcome::Needed { by: by.into() },
+        // A state that a newer program has written does not allow any command that this program
+        // knows.
+        (state, _) => {
+            CommandOutcome::NotAllowed(TaskState::parse(state).unwrap_or(TaskState::Running))
+        }
     }
 }
 
@@ -232,20 +231,21 @@ pub(crate) fn attempt(number: i64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
+/// Returns the item at a position of the database, which counts from 1.
+fn at<T>(items: &mut [T], place: i32) -> Option<&mut T> {
+    usize::try_from(place).ok()?.checked_sub(1).and_then(|place| items.get_mut(place))
+}
+
 fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
     let mut claims: Vec<Claimed> = sorted.batch.claims.iter().map(|_| Claimed::default()).collect();
     let due: Vec<Option<Moment>> = list(row, "next_due")?;
     for (claim, due) in claims.iter_mut().zip(due) {
         claim.next_due = due.map(|due| due.0);
     }
-    let poked: Option<Value> = value(row, "cl_poked")?;
-    for pair in poked.iter().flat_map(|poked| poked.as_array()).flatten() {
-        let claim = pair
-            .get(0)
-            .and_then(Value::as_u64)
-            .and_then(|place| claims.get_mut(place as usize - 1));
-        if let Some(claim) = claim {
-            claim.poked.push(field(pair, 1)?.parse().map_err(broken)?);
+    let poked = list::<i32>(row, "cl_poked_of")?.into_iter().zip(list::<Uuid>(row, "cl_poked")?);
+    for (place, task_id) in poked {
+        if let Some(claim) = at(&mut claims, place) {
+            claim.poked.push(task_id.into());
         }
     }
     let tasks: Vec<Uuid> = list(row, "cl_task")?;
@@ -316,7 +316,7 @@ fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
             facts: facts.remove(&place).unwrap_or_default(),
             unreadable: hurt,
         };
-        if let Some(claim) = usize::try_from(of - 1).ok().and_then(|claim| claims.get_mut(claim)) {
+        if let Some(claim) = at(&mut claims, of) {
             claim.tasks.push(task);
         }
     }

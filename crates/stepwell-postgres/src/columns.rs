@@ -58,6 +58,11 @@ pub(crate) fn calendar(micros: i64) -> Timestamp {
     if micros >= Timestamp::MAX.as_microsecond() { Timestamp::MAX } else { from_micros(micros) }
 }
 
+/// Returns a number of the engine as a `bigint`.
+pub(crate) fn bigint(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 /// Returns a duration in microseconds, as the database adds it to times. A longer duration than the
 /// calendar is shortened to 10,000 years.
 pub(crate) fn micros(duration: Duration) -> i64 {

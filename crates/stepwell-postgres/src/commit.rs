@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use sqlx::{Connection as _, Row as _};
 use stepwell_core::StoreError;
 use stepwell_core::store::{Batch, Committed, NewTask, Spawned};
 use tokio::time::timeout;
@@ -13,43 +14,14 @@ use uuid::Uuid;
 use crate::answer;
 use crate::args::{self, Envelope, Number};
 use crate::batch::{Function, Sorted};
+use crate::call::{Call, Query};
 use crate::columns::Moment;
 use crate::error::Fault;
 use crate::link::Line;
-use crate::query::Query;
 use crate::{Shared, session};
 
 /// The number of times that a batch gives way to other transactions, before it fails.
 pub(crate) const WAYS_GIVEN: u32 = 50;
-
-/// The statements that contain the schema's name.
-pub(crate) struct Sql {
-    pub(crate) commit: Arc<str>,
-    plain: Arc<str>,
-    one: Arc<str>,
-    settle: Arc<str>,
-}
-
-impl Sql {
-    pub(crate) fn new(schema: &str) -> Self {
-        let places = |count| (1..=count).map(|n| format!("${n}")).collect::<Vec<_>>();
-        let call = |function: &str, places: &[String]| {
-            format!("SELECT * FROM {schema}.{function}({})", places.join(", ")).into()
-        };
-        let one = call("commit_one", &places(args::ONE_COUNT));
-        let plain = call("commit_plain", &places(args::PLAIN_COUNT));
-        let mut places = places(args::COUNT);
-        for json in places.iter_mut().rev().take(2) {
-            json.push_str("::jsonb");
-        }
-        Self {
-            commit: call("commit", &places),
-            plain,
-            one,
-            settle: call("settle", &["$1", "$2", "$3", "$4"].map(String::from)),
-        }
-    }
-}
 
 impl Shared {
     pub(crate) async fn commit(&self, batch: Arc<Batch>) -> Result<Committed, StoreError> {
@@ -166,14 +138,14 @@ impl Shared {
         let (mut one_by_one, mut gave_way) = (false, 0);
         loop {
             let Ok(mut conn) = line.take(&self.options).await else { return };
-            let query = sqlx::query(AssertSqlSafe(self.sql.settle.clone()))
-                .bind(self.process_id)
-                .bind(self.options.schema.clone())
-                .bind(self.clock.given().map(Moment))
-                .bind(one_by_one);
-            let fault = match timeout(line.patience(), self.fetch(&mut conn, query, line.begins))
-                .await
-            {
+            let query = match self.settling(one_by_one) {
+                Ok(query) => query,
+                Err(error) => {
+                    return tracing::warn!(%error, "cannot ask for users' transactions to be settled");
+                }
+            };
+            let settled = self.fetch(&mut conn, query, line.begins);
+            let fault = match timeout(line.patience(), settled).await {
                 Ok(Ok(rows)) => {
                     line.answered(conn);
                     let refused =
@@ -246,10 +218,9 @@ impl Shared {
     ) -> Result<Option<Spawned>, StoreError> {
         let sorted = Sorted::new(Arc::new(Batch { spawns: vec![task], ..Batch::default() }));
         let envelope = Envelope { settled: true, ..self.envelope(None, None) };
-        let args = args::arguments(&envelope, &sorted);
-        let args = args.map_err(|error| self.error(sqlx::Error::Encode(error)))?;
-        let sql = AssertSqlSafe(self.sql.commit.clone());
-        let query = sqlx::query_with(sql, args).persistent(self.options.prepares);
+        let call = args::any(&self.options, &envelope, &sorted);
+        let call = call.map_err(|error| self.unsendable(error))?;
+        let query = call.query().persistent(self.options.prepares);
         let row = query.fetch_one(tx).await.map_err(|error| self.error_within(error))?;
         let (mut committed, _) = answer::read(&sorted, &row).map_err(|error| self.error(error))?;
         Ok(committed.spawns.pop())
@@ -262,17 +233,28 @@ impl Shared {
         sorted: &Sorted,
         was_sent: bool,
     ) -> Result<Query, StoreError> {
-        let (sql, args) = match sorted.function {
-            // Only this function compares the ends of journals.
-            _ if sorted.doubts => (&self.sql.commit, args::arguments(envelope, sorted)),
-            Function::One if !was_sent => (&self.sql.one, args::one(envelope, sorted)),
-            Function::One | Function::Plain => {
-                (&self.sql.plain, args::plain(envelope, sorted, was_sent))
-            }
-            Function::Any => (&self.sql.commit, args::arguments(envelope, sorted)),
+        let options = &self.options;
+        // Only `commit` compares the ends of journals.
+        let function = if sorted.doubts { Function::Any } else { sorted.function };
+        let call = match function {
+            Function::One if !was_sent => args::one(options, envelope, sorted),
+            Function::One | Function::Plain => args::plain(options, envelope, sorted, was_sent),
+            Function::Any => args::any(options, envelope, sorted),
         };
-        let args = args.map_err(|error| self.error(sqlx::Error::Encode(error)))?;
-        Ok(sqlx::query_with(AssertSqlSafe(sql.clone()), args))
+        Ok(call.map_err(|error| self.unsendable(error))?.query())
+    }
+
+    /// Returns the call that applies the effects of users' transactions.
+    fn settling(&self, one_by_one: bool) -> Result<Query, StoreError> {
+        let call = || {
+            let mut call = Call::of("settle", &self.options);
+            call.add("p_process", Some(self.process_id))?;
+            call.add("p_channel", Some(self.options.schema.as_str()))?;
+            call.add("p_now", self.clock.given().map(Moment))?;
+            call.add("p_one_by_one", Some(one_by_one))?;
+            Ok(call.query())
+        };
+        call().map_err(|error| self.unsendable(error))
     }
 
     /// Calls a function in one round trip. The call takes more round trips when statements cannot
@@ -348,6 +330,11 @@ impl Shared {
             )),
             _ => self.error(error),
         }
+    }
+
+    /// Returns the error of arguments that cannot be encoded.
+    pub(crate) fn unsendable(&self, error: BoxDynError) -> StoreError {
+        self.error(sqlx::Error::Encode(error))
     }
 
     pub(crate) fn error(&self, error: sqlx::Error) -> StoreError {

@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 use crate::Shared;
 use crate::answer::{name, unreadable_name};
+use crate::call::Query;
 use crate::columns::Moment;
 use crate::page::{next, paged, rows_for};
-use crate::query::Query;
 
 /// The size of the events in one statement, in bytes: PostgreSQL limits a statement to 1 GiB.
 const PART: usize = 32 << 20;
@@ -34,7 +34,10 @@ impl Shared {
     }
 
     async fn record_part(&self, happenings: &[Happening]) -> Result<(), StoreError> {
-        let sql = format!("SELECT {}.record($1, $2, $3, $4)", self.options.schema);
+        let sql = format!(
+            "SELECT {}.record(p_tasks => $1, p_at => $2, p_names => $3, p_events => $4)",
+            self.options.schema
+        );
         let rows = self.read(&sql, |query| {
             let tasks: Vec<Uuid> =
                 happenings.iter().map(|happening| *happening.task_id.as_uuid()).collect();

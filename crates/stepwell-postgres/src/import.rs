@@ -3,14 +3,15 @@
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 use stepwell_core::store::{ArrivedMessage, MessageId, TaskState, Wait};
-use stepwell_core::{Page, Payload, StoreError, TaskId, TaskRecord, labels};
+use stepwell_core::{FailureKind, Page, Payload, StoreError, TaskId, TaskRecord, labels};
 
 use crate::Shared;
 use crate::answer::{awaited, name, unreadable};
 use crate::args::{is_own, scope};
+use crate::call::Query;
 use crate::columns::{Moment, micros};
 use crate::page::{next, paged, rows_for};
-use crate::query::{Query, wait};
+use crate::query::wait;
 use crate::session;
 
 impl Shared {
@@ -209,7 +210,7 @@ impl Shared {
         if let Some(key) = text(&info.concurrency_key) {
             // The lock is the one of a spawn with the key: the task before this one must not end
             // unnoticed.
-            let lock = "SELECT {schema}.lock_names(NULL, NULL, ARRAY[ROW({schema}.key_space($2), \
+            let lock = "SELECT {schema}.lock_names(p_keys => ARRAY[ROW({schema}.key_space($2), \
                         $1)::{schema}.turn])";
             sqlx::query(sql(lock))
                 .persistent(false)
@@ -221,14 +222,21 @@ impl Shared {
         let (pending, running) =
             (info.state == TaskState::Pending, info.state == TaskState::Running);
         let now = self.clock.now();
+        let compensating = info.state == TaskState::Compensating;
+        let kind = info.failure.as_ref().map(|failure| failure.kind);
+        let ends_as = match kind {
+            _ if !compensating => None,
+            Some(FailureKind::Cancelled) => Some("cancelled"),
+            _ => Some("failed"),
+        };
         sqlx::query(sql(
             "INSERT INTO {schema}.live_tasks (task_id, run_id, task_type, queue, state, priority, attempt, parent,
                 code_version, concurrency_key, place, blocked, ready_at, started_at, due_at, cancel_at, failure, compensating,
-                known, key_space)
+                known, key_space, ends_as)
             SELECT $1, $2, $3, $4, 'pending', $5, $6, $7, $8, $9, CASE WHEN $9 IS NOT NULL THEN pg_catalog.nextval('{schema}.places') END,
                 EXISTS (SELECT FROM {schema}.live_tasks l WHERE l.concurrency_key = $9 AND l.key_space = {schema}.key_space($17)),
                 $10, $11, CASE WHEN $12 > $10 THEN $12 END, $13, $14, $15, $16,
-                CASE WHEN $9 IS NOT NULL THEN {schema}.key_space($17) END",
+                CASE WHEN $9 IS NOT NULL THEN {schema}.key_space($17) END, $18",
         ))
         .persistent(false)
         .bind(id)
@@ -245,9 +253,10 @@ impl Shared {
         .bind(info.due_at.filter(|_| pending).map(Moment))
         .bind(info.cancel_at.map(Moment))
         .bind(failure)
-        .bind(info.state == TaskState::Compensating)
+        .bind(compensating)
         .bind(info.parent.is_some() || info.idempotency_key.is_some() || info.concurrency_key.is_some())
         .bind(scope(&info.scope))
+        .bind(ends_as)
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;

@@ -30,6 +30,7 @@
 mod answer;
 mod args;
 mod batch;
+mod call;
 mod changes;
 mod clock;
 mod columns;
@@ -103,7 +104,6 @@ pub(crate) struct Shared {
     pub(crate) link: Link,
     pub(crate) changes: Changes,
     pub(crate) timeline: Timeline,
-    pub(crate) sql: commit::Sql,
     /// The guard by which a setting that makes batches slower is logged once.
     pub(crate) unfit: Once,
 }
@@ -154,7 +154,6 @@ impl PostgresStore {
             link: Link::new(conn),
             changes: Changes::new(),
             timeline: Timeline::default(),
-            sql: commit::Sql::new(&options.schema),
             unfit: Once::new(),
             options,
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row as _};
 use stepwell_core::store::{
     Claimed, Ends, Purge, ScheduleFilter, SchedulePlan, Scheduled, TaskFilter, TaskInfo, TaskState,
@@ -19,6 +19,7 @@ use crate::answer::{
     attempt, broken, entries, finish, json, name, of_task, scope, unreadable, worker_state,
 };
 use crate::args::is_own;
+use crate::call::Query;
 use crate::columns::Moment;
 use crate::commit::WAYS_GIVEN;
 use crate::error::Fault;
@@ -32,9 +33,6 @@ const JOURNAL_PART: i64 = 20_000;
 /// The time by which the clocks of spawning clients may be ahead of the server's. A purge finds
 /// tasks that were spawned with such clocks.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(3600);
-
-/// A query with its arguments.
-pub(crate) type Query = sqlx::query::Query<'static, sqlx::Postgres, PgArguments>;
 
 /// The columns that are read of each task; the tables follow.
 const INFO: &str = "SELECT t.task_id, coalesce(l.run_id, o.run_id), t.task_type, t.queue,
@@ -543,7 +541,10 @@ impl Shared {
     }
 
     pub(crate) async fn purge(&self, purge: Purge) -> Result<usize, StoreError> {
-        let sql = format!("SELECT {}.purge($1, $2, $3, $4)", self.options.schema);
+        let sql = format!(
+            "SELECT {}.purge(p_before => $1, p_state => $2, p_limit => $3, p_end => $4)",
+            self.options.schema
+        );
         // The client that spawned a task may have had a clock ahead of the server's.
         let end = after(purge.before, CLOCKS_DIFFER).as_millisecond();
         let end =

@@ -20,10 +20,10 @@ use crate::Shared;
 use crate::answer;
 use crate::args;
 use crate::batch::Sorted;
+use crate::call::Query;
 use crate::commit::pause;
 use crate::error::Fault;
 use crate::link::Line;
-use crate::query::Query;
 
 /// The state of a task after the batch.
 struct Trace {

@@ -120,8 +120,9 @@ impl Shared {
         entry: &Entry,
     ) -> Result<Option<bool>, StoreError> {
         let sql = format!(
-            "SELECT * FROM {}.seal(pg_catalog.current_setting('stepwell.work', true), $1, $2, $3, \
-             $4, $5, $6, $7, $8, $9)",
+            "SELECT * FROM {}.seal(p_open => pg_catalog.current_setting('stepwell.work', true),
+                p_task => $1, p_run => $2, e_seq => $3, e_kind => $4, e_name => $5,
+                e_ordinal => $6, e_outcome => $7, e_payload => $8, e_at => $9)",
             self.options.schema
         );
         let (outcome, payload) = entry.outcome.to_columns();

@@ -98,8 +98,8 @@ pub(super) const BUGS: &[Bug] = &[
                  and refused.",
         guarantee: "a batch whose answer was lost is applied once",
         file: "crates/stepwell-postgres/src/commit.rs",
-        find: "args::plain(envelope, sorted, was_sent)",
-        put: "args::plain(envelope, sorted, false)",
+        find: "args::plain(options, envelope, sorted, was_sent)",
+        put: "args::plain(options, envelope, sorted, false)",
         tests: &[test(
             "lost_answers::spawns_steps_and_ends_are_applied_once_though_answers_are_lost",
         )],

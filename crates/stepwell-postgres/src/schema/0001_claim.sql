@@ -2,13 +2,11 @@
 
 -- Makes due tasks claimable, and cancels those whose time is up: a part of them, where they are many, since a batch is also how
 -- workers show that they are alive. What another transaction is just doing is left to it.
-CREATE FUNCTION stepwell.do_what_is_due(p_now timestamptz,
-    OUT ready text[], OUT poked uuid[], OUT finished uuid[])
+CREATE FUNCTION stepwell.do_what_is_due(p_now timestamptz, OUT news stepwell.news)
 LANGUAGE plpgsql AS $$
 DECLARE
     v_tasks uuid[];
     v_task uuid;
-    r record;
 BEGIN
     SELECT array_agg(q.task_id) INTO v_tasks FROM (
         SELECT l.task_id FROM stepwell.live_tasks l WHERE l.cancel_at <= p_now
@@ -17,7 +15,7 @@ BEGIN
     IF v_tasks IS NOT NULL THEN
         UPDATE stepwell.live_tasks l SET cancel_at = NULL WHERE l.task_id = ANY (v_tasks);
         BEGIN
-            SELECT c.* INTO ready, poked, finished FROM stepwell.cancel(p_now, v_tasks) c;
+            news := stepwell.cancel(p_now, v_tasks);
         EXCEPTION WHEN others THEN
             IF stepwell.is_of_the_server(SQLSTATE) THEN
                 RAISE;
@@ -25,10 +23,7 @@ BEGIN
             -- One that cannot be cancelled must not keep others from being claimed.
             FOREACH v_task IN ARRAY v_tasks LOOP
                 BEGIN
-                    r := stepwell.cancel(p_now, ARRAY[v_task]);
-                    ready := ready || r.ready;
-                    poked := poked || r.poked;
-                    finished := finished || r.finished;
+                    news := stepwell.both(news, stepwell.cancel(p_now, ARRAY[v_task]));
                 EXCEPTION WHEN others THEN
                     IF stepwell.is_of_the_server(SQLSTATE) THEN
                         RAISE;
@@ -47,7 +42,7 @@ BEGIN
         WHERE l.task_id = due.task_id
         RETURNING l.queue
     )
-    SELECT ready || array_agg(queue) INTO ready FROM awake;
+    SELECT news.ready || array_agg(queue) INTO news.ready FROM awake;
 END $$;
 
 -- A queue's rate, kept as the moment up to which the starts so far have used up the time: the part of the time that a start

@@ -80,53 +80,85 @@ BEGIN
         FROM unnest(p_next, p_accepted) WITH ORDINALITY AS x(next, accepted, i) ORDER BY x.i);
 END $$;
 
--- Notifies other processes of what a batch has caused, if anything.
-CREATE FUNCTION stepwell.tell(p_channel text, p_process uuid, p_ready text[], p_poked uuid[], p_finished uuid[]) RETURNS void
+-- Notifies other processes of work, and of tasks that have ended.
+CREATE FUNCTION stepwell.tell(p_channel text, p_process uuid DEFAULT NULL,
+    p_work boolean DEFAULT false, p_finished boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-    IF p_ready IS NOT NULL OR p_poked IS NOT NULL OR p_finished IS NOT NULL THEN
+    IF p_work OR p_finished THEN
         PERFORM pg_notify(p_channel, coalesce(p_process::text, '-') || ' '
-            || CASE WHEN p_ready IS NOT NULL OR p_poked IS NOT NULL THEN 'w' ELSE '' END
-            || CASE WHEN p_finished IS NOT NULL THEN 'f' ELSE '' END);
+            || CASE WHEN p_work THEN 'w' ELSE '' END || CASE WHEN p_finished THEN 'f' ELSE '' END);
     END IF;
 END $$;
 
--- A batch, applied as one. Parallel arrays hold its lists; `…_of` is the place of the transition that an item belongs to,
--- from 1, and NULL for a client's own; of a task that a change of a schedule spawns it is that change's place, from -1 downwards. Transitions come in the order of their tasks' ids, so that all commits lock rows in
--- one order. A list without items is NULL.
+-- Applies a batch as one. Parallel arrays hold its lists, and a list without items is NULL. Callers
+-- name the arguments. `…_of` is the position of the transition to which an item belongs, from 1;
+-- NULL for an item of a client. `s_schedule` is the position of the change of a schedule that spawns
+-- the task. Items of transitions come first, then those of schedules, then those of clients.
+-- Transitions come in the order of their tasks' ids, so that all commits lock rows in one order.
 --
--- Answers `repeated`, and does nothing, when the process has sent the batch before; `unsettled`, and does nothing, when
--- the outbox is to be settled first; `moved`, and does nothing, when the database is not on that timeline: it was promoted
--- or restored, and may lack what was committed last. Without a number it is a spawn in a user's transaction.
+-- The answer is one of these three when the batch was not applied:
 --
--- `t_after` is where the journals of the transitions' tasks are to end, NULL for those of which that is certain.
+-- - `repeated`: the process has sent the batch before.
+-- - `unsettled`: the outbox is to be settled first.
+-- - `moved`: the database is on this timeline, and not on `p_timeline`. It was promoted or restored,
+--   and may lack what was committed last.
+--
+-- Without a number (`p_batch`), the batch is a spawn in a user's transaction. `p_claims_of` is the
+-- number of a batch whose claims are returned again. `t_after` is where the journals of the
+-- transitions' tasks are to end, NULL for journals of which that is certain.
 CREATE FUNCTION stepwell.commit(
-    p_process uuid, p_line smallint, p_batch bigint, p_channel text, p_now timestamptz, p_settled boolean,
-    p_timeline text,
-    t_task uuid[], t_run uuid[], t_after bigint[], t_next text[], t_at timestamptz[], t_output text[], t_failure text[],
-    e_of integer[], e_seq bigint[], e_kind text[], e_name text[], e_ordinal bigint[], e_outcome text[],
-    e_payload text[], e_at timestamptz[],
-    x_of integer[], x_seq bigint[],
-    received_of integer[], received_id bigint[],
-    u_of integer[], u_kind text[], u_name text[], u_ordinal bigint[],
-    w_of integer[], w_kind text[], w_name text[], w_ordinal bigint[], w_target text[], w_due_at timestamptz[],
-    ev_of integer[], ev_name text[], ev_queue text[], ev_payload text[],
-    m_of integer[], m_task uuid[], m_topic text[], m_payload text[],
-    s_of integer[], s_seq bigint[], s_task uuid[], s_run uuid[], s_type text[], s_queue text[], s_priority integer[],
-    s_max_attempts bigint[], s_parent uuid[], s_scope text[], s_idempotency_key text[], s_concurrency_key text[],
-    s_coalesce text[], s_code_version text[], s_start_at timestamptz[], s_max_delay bigint[], s_max_duration bigint[],
-    s_claim_by uuid[], s_retry text[], s_headers text[], s_params text[],
-    b_of integer[], b_name text[], b_value text[], b_own boolean[],
-    c_command text[], c_task uuid[],
-    h_name text[], h_seen uuid[], h_version uuid[], h_definition text[], h_next_at timestamptz[], h_last_task uuid[],
-    h_unless_running boolean[],
-    q_queue text[], q_action text[], q_max_running bigint[], q_max_per_worker bigint[], q_rate_starts bigint[],
-    q_rate_per bigint[],
-    signals jsonb, claims jsonb,
+    p_channel text, p_settled boolean,
+    p_process uuid DEFAULT NULL, p_line smallint DEFAULT NULL, p_batch bigint DEFAULT NULL,
+    p_now timestamptz DEFAULT NULL, p_timeline text DEFAULT NULL, p_claims_of bigint DEFAULT NULL,
+    -- Transitions.
+    t_task uuid[] DEFAULT NULL, t_run uuid[] DEFAULT NULL, t_after bigint[] DEFAULT NULL,
+    t_next text[] DEFAULT NULL, t_at timestamptz[] DEFAULT NULL, t_output text[] DEFAULT NULL,
+    t_failure text[] DEFAULT NULL,
+    -- Their journal entries, and the entries that they supersede.
+    e_of integer[] DEFAULT NULL, e_seq bigint[] DEFAULT NULL, e_kind text[] DEFAULT NULL,
+    e_name text[] DEFAULT NULL, e_ordinal bigint[] DEFAULT NULL, e_outcome text[] DEFAULT NULL,
+    e_payload text[] DEFAULT NULL, e_at timestamptz[] DEFAULT NULL,
+    x_of integer[] DEFAULT NULL, x_seq bigint[] DEFAULT NULL,
+    -- The messages that they have received, and the waits that they remove and add.
+    d_of integer[] DEFAULT NULL, d_id bigint[] DEFAULT NULL,
+    u_of integer[] DEFAULT NULL, u_kind text[] DEFAULT NULL, u_name text[] DEFAULT NULL,
+    u_ordinal bigint[] DEFAULT NULL,
+    w_of integer[] DEFAULT NULL, w_kind text[] DEFAULT NULL, w_name text[] DEFAULT NULL,
+    w_ordinal bigint[] DEFAULT NULL, w_target text[] DEFAULT NULL,
+    w_due_at timestamptz[] DEFAULT NULL,
+    -- Events and messages.
+    ev_of integer[] DEFAULT NULL, ev_name text[] DEFAULT NULL, ev_queue text[] DEFAULT NULL,
+    ev_payload text[] DEFAULT NULL,
+    m_of integer[] DEFAULT NULL, m_task uuid[] DEFAULT NULL, m_topic text[] DEFAULT NULL,
+    m_payload text[] DEFAULT NULL,
+    -- Tasks to spawn, with their labels. `s_seq` is the entry that goes when a task is not created.
+    s_of integer[] DEFAULT NULL, s_schedule integer[] DEFAULT NULL, s_seq bigint[] DEFAULT NULL,
+    s_task uuid[] DEFAULT NULL, s_run uuid[] DEFAULT NULL, s_type text[] DEFAULT NULL,
+    s_queue text[] DEFAULT NULL, s_priority integer[] DEFAULT NULL,
+    s_max_attempts bigint[] DEFAULT NULL, s_parent uuid[] DEFAULT NULL,
+    s_scope text[] DEFAULT NULL, s_idempotency_key text[] DEFAULT NULL,
+    s_concurrency_key text[] DEFAULT NULL, s_coalesce text[] DEFAULT NULL,
+    s_code_version text[] DEFAULT NULL, s_start_at timestamptz[] DEFAULT NULL,
+    s_max_delay bigint[] DEFAULT NULL, s_max_duration bigint[] DEFAULT NULL,
+    s_claim_by uuid[] DEFAULT NULL, s_retry text[] DEFAULT NULL, s_headers text[] DEFAULT NULL,
+    s_params text[] DEFAULT NULL,
+    b_of integer[] DEFAULT NULL, b_name text[] DEFAULT NULL, b_value text[] DEFAULT NULL,
+    b_own boolean[] DEFAULT NULL,
+    -- Commands of clients, changes of schedules and of queues.
+    c_command text[] DEFAULT NULL, c_task uuid[] DEFAULT NULL,
+    h_name text[] DEFAULT NULL, h_seen uuid[] DEFAULT NULL, h_version uuid[] DEFAULT NULL,
+    h_definition text[] DEFAULT NULL, h_next_at timestamptz[] DEFAULT NULL,
+    h_last_task uuid[] DEFAULT NULL, h_unless_running boolean[] DEFAULT NULL,
+    q_queue text[] DEFAULT NULL, q_action text[] DEFAULT NULL, q_max_running bigint[] DEFAULT NULL,
+    q_max_per_worker bigint[] DEFAULT NULL, q_rate_starts bigint[] DEFAULT NULL,
+    q_rate_per bigint[] DEFAULT NULL,
+    -- Signals and claims of workers.
+    signals jsonb DEFAULT NULL, claims jsonb DEFAULT NULL,
     OUT repeated boolean, OUT unsettled boolean, OUT moved text, OUT r_now timestamptz,
     OUT t_accepted boolean[], OUT t_cancel_requested boolean[], OUT t_suspended boolean[], OUT t_facts json,
     OUT t_blocked uuid[],
-    OUT c_answer text[], OUT ev_first boolean[], OUT m_accepted boolean[],
+    OUT c_answer text[], OUT c_needed_by uuid[], OUT ev_first boolean[], OUT m_accepted boolean[],
     OUT s_claimed boolean[], OUT s_existing uuid[], OUT s_existing_run uuid[], OUT s_existing_attempt bigint[],
     OUT h_outcome text[],
     OUT signal_status text[],
@@ -134,7 +166,7 @@ CREATE FUNCTION stepwell.commit(
     OUT cl_had_it boolean[],
     OUT cl_max_attempts bigint[], OUT cl_type text[], OUT cl_queue text[], OUT cl_params text[],
     OUT cl_headers text[], OUT cl_scope text[], OUT cl_key text[], OUT cl_retry text[], OUT cl_apart uuid[], OUT cl_waits json,
-    OUT cl_facts json, OUT cl_poked jsonb,
+    OUT cl_facts json, OUT cl_poked_of integer[], OUT cl_poked uuid[],
     OUT j_of integer[], OUT j_seq bigint[], OUT j_kind text[], OUT j_name text[], OUT j_ordinal bigint[],
     OUT j_outcome text[], OUT j_payload text[], OUT j_at timestamptz[],
     OUT next_due timestamptz[],
@@ -147,7 +179,8 @@ DECLARE
     v_keys stepwell.turn[];
     v_rows uuid[];
     v_tasks uuid[];
-    v_states text[];
+    v_topics text[];
+    v_queues text[];
     v_found uuid[];
     v_state text;
     v_left bigint;
@@ -164,6 +197,8 @@ DECLARE
     -- Whether another process may be told of something, and whether any queue may have limits. When in doubt, it is so.
     v_heard boolean := true;
     v_limited boolean := true;
+    news stepwell.news;
+    caused stepwell.news;
     r record;
     item record;
 BEGIN
@@ -176,7 +211,7 @@ BEGIN
         r_now := coalesce(p_now, clock_timestamp());
         RETURN;
     END IF;
-    IF NOT p_settled AND (claims IS NOT NULL OR ev_of IS NOT NULL OR s_idempotency_key IS NOT NULL
+    IF NOT p_settled AND (claims IS NOT NULL OR ev_name IS NOT NULL OR s_idempotency_key IS NOT NULL
         OR s_concurrency_key IS NOT NULL)
     THEN
         unsettled := EXISTS (SELECT FROM stepwell.outbox);
@@ -203,15 +238,18 @@ BEGIN
         v_parents := r.parents;
         v_keys := r.keys;
     END IF;
-    IF v_keys IS NOT NULL OR w_of IS NOT NULL OR ev_of IS NOT NULL
+    IF v_keys IS NOT NULL OR w_of IS NOT NULL OR ev_name IS NOT NULL
         OR s_concurrency_key IS NOT NULL AND p_batch IS NOT NULL
     THEN
-        PERFORM stepwell.lock_names(ARRAY (SELECT DISTINCT target FROM unnest(w_kind, w_target) AS w(kind, target)
-            WHERE kind = 'event'), ev_name, v_keys || ARRAY (
+        PERFORM stepwell.lock_names(
+            p_awaited => ARRAY (SELECT DISTINCT w.target FROM unnest(w_kind, w_target)
+                AS w(kind, target) WHERE w.kind = 'event'),
+            p_emitted => ev_name,
+            p_keys => v_keys || ARRAY (
                 SELECT DISTINCT ROW(stepwell.key_space(s.scope), s.key)::stepwell.turn
                 FROM unnest(s_scope, s_concurrency_key) AS s(scope, key) WHERE s.key IS NOT NULL));
     END IF;
-    -- Before these locks only: whoever held one of them has an earlier time.
+    -- After these locks: a batch that held one of them before has an earlier time.
     r_now := coalesce(p_now, clock_timestamp());
 
     IF t_after IS NOT NULL THEN
@@ -224,17 +262,11 @@ BEGIN
         ) x;
         IF v_tasks IS NOT NULL THEN
             PERFORM FROM stepwell.live_tasks l WHERE l.task_id = ANY (v_tasks) ORDER BY l.task_id FOR UPDATE;
-            r := stepwell.give_back(r_now, v_tasks, NULL, array_fill(true, ARRAY[cardinality(v_tasks)]), NULL, false);
-            ready := ready || r.ready;
-            poked := poked || r.poked;
-            finished := finished || r.finished;
-            v_found := r.cancelled;
-            IF v_found IS NOT NULL THEN
-                r := stepwell.cancel_children(r_now, v_found);
-                ready := ready || r.ready;
-                poked := poked || r.poked;
-                finished := finished || r.finished;
-                v_found := NULL;
+            r := stepwell.give_back(p_now => r_now, p_tasks => v_tasks,
+                p_uncounted => array_fill(true, ARRAY[cardinality(v_tasks)]));
+            news := r.news;
+            IF r.cancelled IS NOT NULL THEN
+                news := stepwell.both(news, stepwell.cancel_children(r_now, r.cancelled));
             END IF;
         END IF;
         v_tasks := NULL;
@@ -243,7 +275,7 @@ BEGIN
     IF t_task IS NOT NULL THEN
         -- All rows of others that this batch may touch, and its own, in one order. One that journals, or only ends tasks
         -- that nobody awaits, touches no others; its own rows are locked as they change, in the same order.
-        IF v_parents IS NOT NULL OR ev_of IS NOT NULL OR m_of IS NOT NULL OR 'suspend' = ANY (t_next)
+        IF v_parents IS NOT NULL OR ev_name IS NOT NULL OR m_task IS NOT NULL OR 'suspend' = ANY (t_next)
             OR 'collect' = ANY (t_next) OR ARRAY['event', 'message', 'child'] && (w_kind || u_kind)
         THEN
             SELECT array_agg(x.task_id) INTO v_rows FROM unnest(t_task, t_accepted, t_next) WITH ORDINALITY
@@ -275,8 +307,8 @@ BEGIN
                 AS e(of, seq, kind, name, ordinal, outcome, payload, at)
             WHERE t_accepted[e.of];
         END IF;
-        IF received_of IS NOT NULL THEN
-            DELETE FROM stepwell.messages m USING unnest(received_of, received_id) AS d(of, id)
+        IF d_of IS NOT NULL THEN
+            DELETE FROM stepwell.messages m USING unnest(d_of, d_id) AS d(of, id)
             WHERE m.id = d.id AND m.task_id = t_task[d.of] AND t_accepted[d.of];
         END IF;
         IF u_of IS NOT NULL THEN
@@ -286,21 +318,26 @@ BEGIN
                     AND t_accepted[u.of]
                 RETURNING w.task_id, w.kind, w.target, w.arrived
             )
-            SELECT array_agg(g.task_id), array_agg(g.target) INTO v_tasks, v_states FROM gone g
+            SELECT array_agg(g.task_id), array_agg(g.target) INTO v_tasks, v_topics FROM gone g
             WHERE g.kind = 'message' AND g.arrived;
             -- The mark of a topic goes to another wait, if there is one.
             IF v_tasks IS NOT NULL THEN
-                PERFORM stepwell.mark_messages(v_tasks, v_states, NULL);
+                PERFORM stepwell.mark_messages(v_tasks, v_topics);
             END IF;
         END IF;
-        IF s_of[1] IS NOT NULL THEN
-            SELECT s.* INTO r FROM stepwell.spawn(r_now, p_batch, v_limited, ARRAY (SELECT coalesce(t_accepted[of], false)
-                FROM unnest(s_of) WITH ORDINALITY AS o(of, i) ORDER BY i), s_task, s_run, s_type, s_queue, s_priority,
-                s_max_attempts, s_parent, s_scope, s_idempotency_key, s_concurrency_key, s_coalesce, s_code_version, s_start_at,
-                s_max_delay, s_max_duration, s_claim_by, s_retry, s_headers, s_params, b_of, b_name, b_value, b_own) s;
-            ready := ready || r.ready;
-            poked := poked || r.poked;
-            finished := finished || r.finished;
+        IF s_of IS NOT NULL THEN
+            r := stepwell.spawn(p_now => r_now, p_batch => p_batch, p_limited => v_limited,
+                p_at => ARRAY (SELECT coalesce(t_accepted[of], false)
+                    FROM unnest(s_of) WITH ORDINALITY AS o(of, i) ORDER BY i),
+                s_task => s_task, s_run => s_run, s_type => s_type, s_queue => s_queue,
+                s_priority => s_priority, s_max_attempts => s_max_attempts, s_retry => s_retry,
+                s_headers => s_headers, s_params => s_params, s_parent => s_parent, s_scope => s_scope,
+                s_idempotency_key => s_idempotency_key, s_concurrency_key => s_concurrency_key,
+                s_code_version => s_code_version, s_start_at => s_start_at,
+                s_max_delay => s_max_delay, s_max_duration => s_max_duration, s_claim_by => s_claim_by,
+                s_coalesce => s_coalesce, b_of => b_of, b_name => b_name, b_value => b_value,
+                b_own => b_own);
+            news := stepwell.both(news, r.news);
             IF s_seq IS NOT NULL THEN
                 s_existing := r.existing;
                 s_existing_run := r.existing_runs;
@@ -332,26 +369,24 @@ BEGIN
             ON CONFLICT (task_id, kind, name, ordinal) DO UPDATE
             SET target = EXCLUDED.target, due_at = EXCLUDED.due_at, arrived = o.arrived OR EXCLUDED.arrived;
         END IF;
-        IF ev_of[1] IS NOT NULL THEN
-            SELECT e.* INTO r FROM stepwell.emit(r_now, ev_name, ev_queue, ev_payload,
-                ARRAY (SELECT coalesce(t_accepted[of], false) FROM unnest(ev_of) WITH ORDINALITY AS o(of, i)
-                    ORDER BY i)) e;
-            ready := ready || r.ready;
-            poked := poked || r.poked;
+        IF ev_of IS NOT NULL THEN
+            r := stepwell.emit(p_now => r_now, p_names => ev_name, p_queues => ev_queue,
+                p_payloads => ev_payload, p_at => ARRAY (SELECT coalesce(t_accepted[of], false)
+                    FROM unnest(ev_of) WITH ORDINALITY AS o(of, i) ORDER BY i));
+            news := stepwell.both(news, r.news);
         END IF;
-        IF m_of[1] IS NOT NULL THEN
-            SELECT m.* INTO r FROM stepwell.send(r_now, m_task, m_topic, m_payload,
-                ARRAY (SELECT coalesce(t_accepted[of], false) FROM unnest(m_of) WITH ORDINALITY AS o(of, i)
-                    ORDER BY i)) m;
-            ready := ready || r.ready;
-            poked := poked || r.poked;
+        IF m_of IS NOT NULL THEN
+            r := stepwell.send(p_now => r_now, p_tasks => m_task, p_topics => m_topic,
+                p_payloads => m_payload, p_at => ARRAY (SELECT coalesce(t_accepted[of], false)
+                    FROM unnest(m_of) WITH ORDINALITY AS o(of, i) ORDER BY i));
+            news := stepwell.both(news, r.news);
         END IF;
 
         IF t_next && ARRAY['completed', 'failed', 'cancelled'] THEN
-            r := stepwell.finish(r_now, v_limited, t_task, stepwell.unless_refused(t_next, t_accepted), t_output, t_failure);
-            ready := ready || r.ready;
-            poked := poked || r.poked;
-            finished := finished || r.finished;
+            r := stepwell.finish(p_now => r_now, p_tasks => t_task,
+                p_states => stepwell.unless_refused(t_next, t_accepted), p_outputs => t_output,
+                p_failures => t_failure, p_limited => v_limited);
+            news := stepwell.both(news, r.news);
             v_found := r.cancelled;
         END IF;
         IF 'retry' = ANY (t_next) OR 'release' = ANY (t_next) THEN
@@ -363,17 +398,13 @@ BEGIN
                     array_agg(x.next = 'release') AS uncounted, array_agg(x.failure) AS failures
                 FROM unnest(t_task, t_accepted, t_next, t_at, t_failure) AS x(task_id, accepted, next, at, failure)
                 WHERE x.accepted AND x.next IN ('retry', 'release')
-            ) b CROSS JOIN LATERAL stepwell.give_back(r_now, b.tasks, b.due_at, b.uncounted, b.failures, false) g;
-            ready := ready || r.ready;
-            poked := poked || r.poked;
-            finished := finished || r.finished;
+            ) b CROSS JOIN LATERAL stepwell.give_back(p_now => r_now, p_tasks => b.tasks,
+                p_uncounted => b.uncounted, p_due_at => b.due_at, p_failures => b.failures) g;
+            news := stepwell.both(news, r.news);
             v_found := v_found || r.cancelled;
         END IF;
         IF v_found IS NOT NULL THEN
-            r := stepwell.cancel_children(r_now, v_found);
-            ready := ready || r.ready;
-            poked := poked || r.poked;
-            finished := finished || r.finished;
+            news := stepwell.both(news, stepwell.cancel_children(r_now, v_found));
             v_found := NULL;
         END IF;
 
@@ -403,11 +434,11 @@ BEGIN
                     AND (v_found IS NULL OR l.task_id <> ALL (v_found))
                 RETURNING l.task_id, l.due_at, l.queue
             )
-            SELECT array_agg(task_id), ready || array_agg(queue) FILTER (WHERE due_at IS NOT NULL),
-                array_agg(queue)
-            INTO v_tasks, ready, v_states FROM suspended;
+            SELECT array_agg(task_id),
+                news.ready || array_agg(queue) FILTER (WHERE due_at IS NOT NULL), array_agg(queue)
+            INTO v_tasks, news.ready, v_queues FROM suspended;
             IF v_limited THEN
-                ready := ready || stepwell.with_room(v_states);
+                news.ready := news.ready || stepwell.with_room(v_queues);
             END IF;
             t_suspended := ARRAY (SELECT coalesce(x.task_id = ANY (v_tasks), false)
                 FROM unnest(t_task) WITH ORDINALITY AS x(task_id, i) ORDER BY x.i);
@@ -421,33 +452,37 @@ BEGIN
     FOR place IN 1 .. coalesce(cardinality(c_command), 0) LOOP
         r := stepwell.command(r_now, c_command[place], c_task[place]);
         c_answer := c_answer || r.answer;
-        ready := ready || r.ready;
-        poked := poked || r.poked;
-        finished := finished || r.finished;
+        c_needed_by := c_needed_by || r.needed_by;
+        news := stepwell.both(news, r.news);
     END LOOP;
-    IF ev_of IS NOT NULL AND ev_of[cardinality(ev_of)] IS NULL THEN
-        SELECT e.* INTO r FROM stepwell.emit(r_now, ev_name, ev_queue, ev_payload,
-            ARRAY (SELECT of IS NULL FROM unnest(ev_of) WITH ORDINALITY AS o(of, i) ORDER BY i)) e;
+    IF ev_name IS NOT NULL AND ev_of[cardinality(ev_of)] IS NULL THEN
+        r := stepwell.emit(p_now => r_now, p_names => ev_name, p_queues => ev_queue,
+            p_payloads => ev_payload, p_at => ARRAY (SELECT e.of IS NULL
+                FROM unnest(ev_name, ev_of) WITH ORDINALITY AS e(name, of, i) ORDER BY e.i));
         ev_first := r.firsts;
-        ready := ready || r.ready;
-        poked := poked || r.poked;
+        news := stepwell.both(news, r.news);
     END IF;
-    IF m_of IS NOT NULL AND m_of[cardinality(m_of)] IS NULL THEN
-        SELECT m.* INTO r FROM stepwell.send(r_now, m_task, m_topic, m_payload,
-            ARRAY (SELECT of IS NULL FROM unnest(m_of) WITH ORDINALITY AS o(of, i) ORDER BY i)) m;
+    IF m_task IS NOT NULL AND m_of[cardinality(m_of)] IS NULL THEN
+        r := stepwell.send(p_now => r_now, p_tasks => m_task, p_topics => m_topic,
+            p_payloads => m_payload, p_at => ARRAY (SELECT m.of IS NULL
+                FROM unnest(m_task, m_of) WITH ORDINALITY AS m(task_id, of, i) ORDER BY m.i));
         m_accepted := r.accepted;
-        ready := ready || r.ready;
-        poked := poked || r.poked;
+        news := stepwell.both(news, r.news);
     END IF;
-    IF s_of IS NOT NULL AND s_of[cardinality(s_of)] IS NULL THEN
-        v_at := array_fill(true, ARRAY[cardinality(s_of)]);
-        IF s_of[1] IS NOT NULL THEN
-            v_at := ARRAY (SELECT of IS NULL FROM unnest(s_of) WITH ORDINALITY AS o(of, i) ORDER BY i);
+    IF s_task IS NOT NULL AND s_of[cardinality(s_of)] IS NULL
+        AND s_schedule[cardinality(s_schedule)] IS NULL
+    THEN
+        v_at := array_fill(true, ARRAY[cardinality(s_task)]);
+        IF s_of IS NOT NULL OR s_schedule IS NOT NULL THEN
+            v_at := ARRAY (SELECT s.of IS NULL AND s.schedule IS NULL
+                FROM unnest(s_task, s_of, s_schedule) WITH ORDINALITY AS s(task_id, of, schedule, i)
+                ORDER BY s.i);
         END IF;
         IF p_batch IS NULL THEN
             -- One task, in a user's transaction.
-            SELECT x.* INTO r FROM stepwell.reserve(s_task[1], s_type[1], s_scope[1], s_idempotency_key[1],
-                s_concurrency_key[1], s_coalesce[1]) x;
+            r := stepwell.reserve(p_task => s_task[1], p_type => s_type[1], p_scope => s_scope[1],
+                p_idempotency_key => s_idempotency_key[1],
+                p_concurrency_key => s_concurrency_key[1], p_coalesce => s_coalesce[1]);
             s_existing := ARRAY[coalesce(r.existing, r.waiting)];
             IF s_existing[1] IS NOT NULL THEN
                 v_at := ARRAY[false];
@@ -458,9 +493,16 @@ BEGIN
                 WHERE l.task_id = s_existing[1];
             END IF;
         END IF;
-        SELECT s.* INTO r FROM stepwell.spawn(r_now, p_batch, v_limited, v_at, s_task, s_run, s_type, s_queue, s_priority,
-            s_max_attempts, s_parent, s_scope, s_idempotency_key, s_concurrency_key, s_coalesce, s_code_version, s_start_at,
-            s_max_delay, s_max_duration, s_claim_by, s_retry, s_headers, s_params, b_of, b_name, b_value, b_own) s;
+        r := stepwell.spawn(p_now => r_now, p_batch => p_batch, p_limited => v_limited,
+            p_at => v_at,
+            s_task => s_task, s_run => s_run, s_type => s_type, s_queue => s_queue,
+            s_priority => s_priority, s_max_attempts => s_max_attempts, s_retry => s_retry,
+            s_headers => s_headers, s_params => s_params, s_parent => s_parent, s_scope => s_scope,
+            s_idempotency_key => s_idempotency_key, s_concurrency_key => s_concurrency_key,
+            s_code_version => s_code_version, s_start_at => s_start_at,
+            s_max_delay => s_max_delay, s_max_duration => s_max_duration, s_claim_by => s_claim_by,
+            s_coalesce => s_coalesce, b_of => b_of, b_name => b_name, b_value => b_value,
+            b_own => b_own);
         s_claimed := r.claimed;
         IF s_existing IS NULL THEN
             s_existing := r.existing;
@@ -473,9 +515,7 @@ BEGIN
             FROM unnest(s_existing, r.existing, s_existing_run, r.existing_runs, s_existing_attempt, r.existing_attempts)
                 WITH ORDINALITY AS x(own, client, own_run, client_run, own_attempt, client_attempt, i);
         END IF;
-        ready := ready || r.ready;
-        poked := poked || r.poked;
-        finished := finished || r.finished;
+        news := stepwell.both(news, r.news);
     END IF;
 
     IF h_name IS NOT NULL THEN
@@ -484,14 +524,23 @@ BEGIN
         FOR item IN SELECT * FROM unnest(h_name, h_seen, h_version, h_definition, h_next_at, h_last_task, h_unless_running)
             WITH ORDINALITY AS c(name, seen, version, definition, next_at, last_task, unless_running, i) ORDER BY c.i
         LOOP
-            v_state := stepwell.change_schedule(item.name, item.seen, item.version, item.definition, item.next_at,
-                item.last_task, item.unless_running);
+            v_state := stepwell.change_schedule(p_name => item.name, p_seen => item.seen,
+                p_version => item.version, p_definition => item.definition,
+                p_next_at => item.next_at, p_last_task => item.last_task,
+                p_unless_running => item.unless_running);
             IF v_state = 'spawns' THEN
-                SELECT s.* INTO r FROM stepwell.spawn(r_now, p_batch, v_limited, ARRAY (SELECT coalesce(of = -item.i, false)
-                    FROM unnest(s_of) WITH ORDINALITY AS o(of, i) ORDER BY o.i), s_task, s_run, s_type, s_queue,
-                    s_priority, s_max_attempts, s_parent, s_scope, s_idempotency_key, s_concurrency_key, s_coalesce, s_code_version,
-                    s_start_at, s_max_delay, s_max_duration, s_claim_by, s_retry, s_headers, s_params, b_of, b_name, b_value, b_own) s;
-                ready := ready || r.ready;
+                r := stepwell.spawn(p_now => r_now, p_batch => p_batch, p_limited => v_limited,
+                    p_at => ARRAY (SELECT coalesce(s.schedule = item.i, false)
+                        FROM unnest(s_schedule) WITH ORDINALITY AS s(schedule, i) ORDER BY s.i),
+                    s_task => s_task, s_run => s_run, s_type => s_type, s_queue => s_queue,
+                    s_priority => s_priority, s_max_attempts => s_max_attempts, s_retry => s_retry,
+                    s_headers => s_headers, s_params => s_params, s_parent => s_parent, s_scope => s_scope,
+                    s_idempotency_key => s_idempotency_key, s_concurrency_key => s_concurrency_key,
+                    s_code_version => s_code_version, s_start_at => s_start_at,
+                    s_max_delay => s_max_delay, s_max_duration => s_max_duration, s_claim_by => s_claim_by,
+                    s_coalesce => s_coalesce, b_of => b_of, b_name => b_name, b_value => b_value,
+                    b_own => b_own);
+                news := stepwell.both(news, r.news);
             END IF;
             h_outcome := h_outcome || v_state;
         END LOOP;
@@ -512,7 +561,7 @@ BEGIN
             ELSE
                 UPDATE stepwell.queues c SET paused = item.action = 'pause' WHERE c.queue = item.queue;
             END IF;
-            ready := ready || ARRAY (SELECT c.queue FROM stepwell.queues c WHERE c.queue = item.queue AND NOT c.paused);
+            news.ready := news.ready || ARRAY (SELECT c.queue FROM stepwell.queues c WHERE c.queue = item.queue AND NOT c.paused);
         END LOOP;
     END IF;
 
@@ -520,31 +569,28 @@ BEGIN
         FOR item IN SELECT s.value FROM jsonb_array_elements(signals) WITH ORDINALITY AS s(value, i) ORDER BY s.i LOOP
             v_worker := (item.value ->> 'worker_id')::uuid;
             r := stepwell.signal(r_now, v_worker, item.value);
-            ready := ready || r.ready;
-            poked := poked || r.poked;
-            finished := finished || r.finished;
+            news := stepwell.both(news, r.news);
             signal_status := signal_status || r.status;
         END LOOP;
     END IF;
 
     IF claims IS NOT NULL THEN
         v_tasks := NULL;
-        cl_poked := '[]';
         FOR item IN SELECT c.value, c.i::int FROM jsonb_array_elements(claims) WITH ORDINALITY AS c(value, i)
             ORDER BY c.i
         LOOP
-            r := stepwell.do_what_is_due(r_now);
-            ready := ready || r.ready;
-            poked := poked || r.poked;
-            finished := finished || r.finished;
+            caused := stepwell.do_what_is_due(r_now);
+            news := stepwell.both(news, caused);
             v_worker := (item.value ->> 'worker_id')::uuid;
             v_left := (item.value ->> 'limit')::bigint;
             v_suspect := (item.value ->> 'suspect')::bigint;
             v_types := ARRAY (SELECT jsonb_array_elements_text(item.value -> 'task_types'));
             v_due := NULL;
-            cl_poked := cl_poked || (SELECT coalesce(jsonb_agg(jsonb_build_array(item.i, l.task_id)
-                ORDER BY l.task_id), '[]') FROM stepwell.live_tasks l
-                WHERE l.worker_id = v_worker AND l.poked);
+            SELECT cl_poked_of || array_agg(item.i), cl_poked || array_agg(l.task_id)
+            INTO cl_poked_of, cl_poked FROM (
+                SELECT l.task_id FROM stepwell.live_tasks l
+                WHERE l.worker_id = v_worker AND l.poked ORDER BY l.task_id
+            ) l;
             IF v_left > 0 THEN
                 PERFORM FROM stepwell.workers w WHERE w.worker_id = v_worker FOR KEY SHARE;
                 IF NOT FOUND THEN
@@ -555,37 +601,43 @@ BEGIN
                 AS q(value, i) ORDER BY q.i
             LOOP
                 EXIT WHEN v_left = 0;
-                IF item.value ? 'again' THEN
-                    -- What a batch claimed whose answer was lost.
+                IF p_claims_of IS NOT NULL THEN
+                    -- The claims of a batch whose answer was lost.
                     SELECT array_agg(item.i) AS claims, array_agg(l.task_id) AS tasks, array_agg(l.run_id) AS runs,
                         array_agg(l.attempt) AS attempts, array_agg(l.crashes) AS crashes,
                         array_agg(l.lost) AS lost, array_agg(false) AS had,
                         array_agg(true) AS run
                     INTO r FROM stepwell.live_tasks l
                     WHERE l.running_in = v_queue AND l.worker_id = v_worker
-                        AND l.claim_batch = (item.value ->> 'again')::bigint;
+                        AND l.claim_batch = p_claims_of;
                 ELSE
-                    v_room := stepwell.room(r_now, v_queue, v_worker, v_left);
+                    v_room := stepwell.room(p_now => r_now, p_queue => v_queue, p_worker => v_worker,
+                        p_room => v_left);
                     CONTINUE WHEN v_room.room = 0;
                     IF v_room.starts IS NULL THEN
                         SELECT array_agg(item.i) AS claims, array_agg(c.r_task) AS tasks, array_agg(c.r_run) AS runs,
                             array_agg(c.r_attempt) AS attempts, array_agg(c.r_crashes) AS crashes,
                             array_agg(c.r_lost) AS lost, array_agg(c.r_had_it) AS had, array_agg(c.r_had_run) AS run
-                        INTO r FROM stepwell.claim_of_queue(r_now, p_batch, v_worker, v_queue, v_types,
-                            item.value ->> 'code_version', false, v_suspect, v_room.room) c;
+                        INTO r FROM stepwell.claim_of_queue(p_now => r_now, p_batch => p_batch,
+                            p_worker => v_worker, p_queue => v_queue, p_types => v_types,
+                            p_version => item.value ->> 'code_version', p_only_starts => false,
+                            p_suspect => v_suspect, p_limit => v_room.room) c;
                     ELSE
                         SELECT array_agg(item.i) AS claims, array_agg(c.r_task) AS tasks, array_agg(c.r_run) AS runs,
                             array_agg(c.r_attempt) AS attempts, array_agg(c.r_crashes) AS crashes,
                             array_agg(c.r_lost) AS lost, array_agg(c.r_had_it) AS had, array_agg(c.r_had_run) AS run
-                        INTO r FROM stepwell.claim_going_on(r_now, p_batch, v_worker, v_queue, v_types,
-                            item.value ->> 'code_version', v_room.room) c;
+                        INTO r FROM stepwell.claim_going_on(p_now => r_now, p_batch => p_batch,
+                            p_worker => v_worker, p_queue => v_queue, p_types => v_types,
+                            p_version => item.value ->> 'code_version', p_limit => v_room.room) c;
                         v_starts := least(v_room.starts, v_room.room - coalesce(cardinality(r.tasks), 0));
                         SELECT r.claims || array_agg(item.i) AS claims, r.tasks || array_agg(c.r_task) AS tasks,
                             r.runs || array_agg(c.r_run) AS runs, r.attempts || array_agg(c.r_attempt) AS attempts,
                             r.crashes || array_agg(c.r_crashes) AS crashes, r.lost || array_agg(c.r_lost) AS lost, r.had || array_agg(c.r_had_it) AS had, r.run || array_agg(c.r_had_run) AS run,
                             count(*) AS started
-                        INTO r FROM stepwell.claim_of_queue(r_now, p_batch, v_worker, v_queue, v_types,
-                            item.value ->> 'code_version', true, v_suspect, v_starts) c;
+                        INTO r FROM stepwell.claim_of_queue(p_now => r_now, p_batch => p_batch,
+                            p_worker => v_worker, p_queue => v_queue, p_types => v_types,
+                            p_version => item.value ->> 'code_version', p_only_starts => true,
+                            p_suspect => v_suspect, p_limit => v_starts) c;
                         v_due := least(v_due, stepwell.use_rate(r_now, v_queue, r.started));
                     END IF;
                 END IF;
@@ -652,7 +704,11 @@ BEGIN
         END IF;
     END IF;
 
+    ready := news.ready;
+    poked := news.poked;
+    finished := news.finished;
     IF v_heard THEN
-        PERFORM stepwell.tell(p_channel, p_process, ready, poked, finished);
+        PERFORM stepwell.tell(p_channel, p_process,
+            p_work => ready IS NOT NULL OR poked IS NOT NULL, p_finished => finished IS NOT NULL);
     END IF;
 END $$;

@@ -3,7 +3,8 @@
 -- Serialises, until the transaction ends, those who begin to await an event with those who emit it, and those who spawn
 -- or end tasks of one concurrency key. Each would otherwise miss what the other has not yet committed. Names share 128
 -- locks of each sort, taken in order.
-CREATE FUNCTION stepwell.lock_names(p_awaited text[], p_emitted text[], p_keys stepwell.turn[]) RETURNS void
+CREATE FUNCTION stepwell.lock_names(p_awaited text[] DEFAULT NULL, p_emitted text[] DEFAULT NULL,
+    p_keys stepwell.turn[] DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     r record;
@@ -26,7 +27,7 @@ END $$;
 -- Emits events, those at the given places. `firsts` says of each whether it was the first of its name; those at other
 -- places are NULL.
 CREATE FUNCTION stepwell.emit(p_now timestamptz, p_names text[], p_queues text[], p_payloads text[], p_at boolean[],
-    OUT ready text[], OUT poked uuid[], OUT firsts boolean[])
+    OUT news stepwell.news, OUT firsts boolean[])
 LANGUAGE plpgsql AS $$
 DECLARE
     v_names text[];
@@ -71,14 +72,14 @@ BEGIN
             WHERE w.target = e.name AND w.kind = 'event' AND w.task_id = ANY (v_tasks) AND NOT w.arrived OFFSET 0
         ) f
         WHERE w.task_id = f.task_id AND w.kind = 'event' AND w.name = f.name AND w.ordinal = f.ordinal;
-        SELECT a.* INTO ready, poked FROM stepwell.arrive(p_now, v_tasks) a;
+        news := stepwell.arrive(p_now, v_tasks);
     END IF;
 END $$;
 
 -- Puts messages into mailboxes, those at the given places. `accepted` says of each whether its task is there and has not
 -- ended; those at other places are NULL.
 CREATE FUNCTION stepwell.send(p_now timestamptz, p_tasks uuid[], p_topics text[], p_payloads text[], p_at boolean[],
-    OUT ready text[], OUT poked uuid[], OUT accepted boolean[])
+    OUT news stepwell.news, OUT accepted boolean[])
 LANGUAGE plpgsql AS $$
 DECLARE
     v_live uuid[];
@@ -95,21 +96,24 @@ BEGIN
     INTO accepted FROM unnest(p_tasks, p_at) WITH ORDINALITY AS x(task_id, at, i);
     v_tasks := stepwell.mark_messages(p_tasks, p_topics, p_at);
     IF v_tasks IS NOT NULL THEN
-        SELECT a.* INTO ready, poked FROM stepwell.arrive(p_now, v_tasks) a;
+        news := stepwell.arrive(p_now, v_tasks);
     END IF;
 END $$;
 
--- Spawns tasks, those at the given places; each label has the place of its task. Of each task: whether its `claim_by` has it,
--- and when another task stands for it, that task: the one with its idempotency key, or (without an attempt) the one that
--- waits and that it coalesces with. Those at other places are NULL.
-CREATE FUNCTION stepwell.spawn(p_now timestamptz, p_batch bigint, p_limited boolean, p_at boolean[], p_tasks uuid[], p_runs uuid[],
-    p_types text[], p_queues text[], p_priorities integer[], p_max_attempts bigint[], p_parents uuid[],
-    p_scopes text[], p_idempotency_keys text[], p_concurrency_keys text[], p_coalesce text[], p_code_versions text[],
-    p_start_at timestamptz[], p_max_delays bigint[], p_max_durations bigint[], p_claim_by uuid[], p_retries text[],
-    p_headers text[], p_params text[], p_label_of integer[], p_label_names text[], p_label_values text[],
-    p_label_own boolean[],
-    OUT ready text[], OUT poked uuid[], OUT finished uuid[], OUT claimed boolean[], OUT existing uuid[],
-    OUT existing_runs uuid[], OUT existing_attempts bigint[])
+-- Spawns tasks, those at the given places. Each label has the place of its task. The answer says of
+-- each task whether its `claim_by` has it, and which task stands for it, if another one does: the
+-- task with its idempotency key, or (without an attempt) the waiting task with which it coalesces.
+-- The answers at other places are NULL. `p_batch` is NULL in a user's transaction.
+CREATE FUNCTION stepwell.spawn(p_now timestamptz, p_batch bigint, p_limited boolean, p_at boolean[],
+    s_task uuid[], s_run uuid[], s_type text[], s_queue text[], s_priority integer[],
+    s_max_attempts bigint[], s_retry text[], s_headers text[], s_params text[],
+    s_parent uuid[], s_scope text[], s_idempotency_key text[], s_concurrency_key text[],
+    s_code_version text[], s_start_at timestamptz[], s_max_delay bigint[], s_max_duration bigint[],
+    s_claim_by uuid[], s_coalesce text[] DEFAULT NULL,
+    b_of integer[] DEFAULT NULL, b_name text[] DEFAULT NULL, b_value text[] DEFAULT NULL,
+    b_own boolean[] DEFAULT NULL,
+    OUT news stepwell.news, OUT claimed boolean[], OUT existing uuid[], OUT existing_runs uuid[],
+    OUT existing_attempts bigint[])
 LANGUAGE plpgsql AS $$
 DECLARE
     v_at boolean[] := p_at;
@@ -119,9 +123,10 @@ DECLARE
     v_names text[];
     v_values text[];
     v_own boolean[];
+    caused stepwell.news;
     r record;
 BEGIN
-    IF p_coalesce IS NOT NULL AND p_batch IS NOT NULL THEN
+    IF s_coalesce IS NOT NULL AND p_batch IS NOT NULL THEN
         claimed := array_fill(false, ARRAY[cardinality(p_at)]);
         existing := array_fill(NULL::uuid, ARRAY[cardinality(p_at)]);
         existing_runs := existing;
@@ -132,55 +137,63 @@ BEGIN
             v_names := NULL;
             v_values := NULL;
             v_own := NULL;
-            WHILE p_label_of[v_label] <= i LOOP
-                IF p_label_of[v_label] = i THEN
-                    v_names := v_names || p_label_names[v_label];
-                    v_values := v_values || p_label_values[v_label];
-                    v_own := v_own || p_label_own[v_label];
+            WHILE b_of[v_label] <= i LOOP
+                IF b_of[v_label] = i THEN
+                    v_names := v_names || b_name[v_label];
+                    v_values := v_values || b_value[v_label];
+                    v_own := v_own || b_own[v_label];
                 END IF;
                 v_label := v_label + 1;
             END LOOP;
             CONTINUE WHEN NOT p_at[i];
-            v_waiting := stepwell.waiting(p_types[i], p_scopes[i], p_idempotency_keys[i], p_concurrency_keys[i], p_coalesce[i]);
-            IF p_coalesce[i] <> 'replace' AND v_waiting IS NOT NULL THEN
+            v_waiting := stepwell.waiting(p_type => s_type[i], p_scope => s_scope[i],
+                p_idempotency_key => s_idempotency_key[i],
+                p_concurrency_key => s_concurrency_key[i], p_coalesce => s_coalesce[i]);
+            IF s_coalesce[i] <> 'replace' AND v_waiting IS NOT NULL THEN
                 existing[i] := v_waiting[1];
                 existing_runs[i] := (SELECT l.run_id FROM stepwell.live_tasks l WHERE l.task_id = v_waiting[1]);
                 CONTINUE;
             END IF;
             IF v_waiting IS NOT NULL THEN
-                r := stepwell.cancel(p_now, v_waiting);
-                ready := ready || r.ready;
-                poked := poked || r.poked;
-                finished := finished || r.finished;
+                caused := stepwell.cancel(p_now, v_waiting);
+                news := stepwell.both(news, caused);
             END IF;
-            r := stepwell.spawn(p_now, p_batch, p_limited, ARRAY[true], ARRAY[p_tasks[i]], ARRAY[p_runs[i]],
-                ARRAY[p_types[i]], ARRAY[p_queues[i]], ARRAY[p_priorities[i]], ARRAY[p_max_attempts[i]], ARRAY[p_parents[i]],
-                ARRAY[p_scopes[i]], stepwell.alone(p_idempotency_keys[i]), ARRAY[p_concurrency_keys[i]], NULL,
-                ARRAY[p_code_versions[i]], ARRAY[p_start_at[i]], ARRAY[p_max_delays[i]], ARRAY[p_max_durations[i]],
-                ARRAY[p_claim_by[i]], ARRAY[p_retries[i]], ARRAY[p_headers[i]], ARRAY[p_params[i]],
-                CASE WHEN v_names IS NOT NULL THEN array_fill(1, ARRAY[cardinality(v_names)]) END, v_names, v_values, v_own);
+            r := stepwell.spawn(p_now => p_now, p_batch => p_batch, p_limited => p_limited,
+                p_at => ARRAY[true], s_task => ARRAY[s_task[i]], s_run => ARRAY[s_run[i]],
+                s_type => ARRAY[s_type[i]], s_queue => ARRAY[s_queue[i]],
+                s_priority => ARRAY[s_priority[i]], s_max_attempts => ARRAY[s_max_attempts[i]],
+                s_retry => ARRAY[s_retry[i]], s_headers => ARRAY[s_headers[i]],
+                s_params => ARRAY[s_params[i]], s_parent => ARRAY[s_parent[i]],
+                s_scope => ARRAY[s_scope[i]],
+                s_idempotency_key => stepwell.alone(s_idempotency_key[i]),
+                s_concurrency_key => ARRAY[s_concurrency_key[i]],
+                s_code_version => ARRAY[s_code_version[i]], s_start_at => ARRAY[s_start_at[i]],
+                s_max_delay => ARRAY[s_max_delay[i]], s_max_duration => ARRAY[s_max_duration[i]],
+                s_claim_by => ARRAY[s_claim_by[i]],
+                b_of => stepwell.each(v_names, 1), b_name => v_names, b_value => v_values,
+                b_own => v_own);
+            news := stepwell.both(news, r.news);
             claimed[i] := r.claimed[1];
             existing[i] := r.existing[1];
             existing_runs[i] := r.existing_runs[1];
             existing_attempts[i] := r.existing_attempts[1];
-            ready := ready || r.ready;
         END LOOP;
         RETURN;
     END IF;
     -- Those of a user's transaction are settled when it has committed.
-    IF p_idempotency_keys IS NOT NULL AND p_batch IS NOT NULL THEN
+    IF s_idempotency_key IS NOT NULL AND p_batch IS NOT NULL THEN
         INSERT INTO stepwell.idempotency_keys (task_type, idempotency_key, key_space, task_id)
         SELECT x.task_type, x.key, x.space, x.task_id FROM (
             SELECT DISTINCT ON (x.task_type, x.key, x.space) x.* FROM (
                 SELECT x.*, stepwell.key_space(x.scope) AS space FROM
-                unnest(p_types, p_idempotency_keys, p_scopes, p_tasks, p_at) WITH ORDINALITY
+                unnest(s_type, s_idempotency_key, s_scope, s_task, p_at) WITH ORDINALITY
                     AS x(task_type, key, scope, task_id, at, i)
             ) x WHERE x.at AND x.key IS NOT NULL ORDER BY x.task_type, x.key, x.space, x.i
         ) x ON CONFLICT DO NOTHING;
         SELECT array_agg(x.at AND (k.task_id IS NULL OR k.task_id = x.task_id) ORDER BY x.i),
             array_agg(CASE WHEN x.at AND k.task_id <> x.task_id THEN k.task_id END ORDER BY x.i)
         INTO v_at, existing
-        FROM unnest(p_types, p_idempotency_keys, p_scopes, p_tasks, p_at) WITH ORDINALITY
+        FROM unnest(s_type, s_idempotency_key, s_scope, s_task, p_at) WITH ORDINALITY
             AS x(task_type, key, scope, task_id, at, i)
         LEFT JOIN stepwell.idempotency_keys k ON k.task_type = x.task_type AND k.idempotency_key = x.key
             AND k.key_space = stepwell.key_space(x.scope);
@@ -188,14 +201,14 @@ BEGIN
 
     WITH w AS MATERIALIZED (
         -- A worker that is locked like this cannot be buried before the transaction ends.
-        SELECT w.worker_id FROM stepwell.workers w WHERE w.worker_id = ANY (p_claim_by) ORDER BY w.worker_id FOR KEY SHARE
+        SELECT w.worker_id FROM stepwell.workers w WHERE w.worker_id = ANY (s_claim_by) ORDER BY w.worker_id FOR KEY SHARE
     ), x AS MATERIALIZED (
         SELECT x.*, x.claim_by IN (SELECT w.worker_id FROM w) IS TRUE AND (x.start_at > p_now) IS NOT TRUE
             AND x.concurrency_key IS NULL
             AND NOT (p_limited AND EXISTS (SELECT FROM stepwell.queues q WHERE q.queue = x.queue AND q.restricts)) AS claimed
-        FROM unnest(v_at, p_tasks, p_runs, p_types, p_queues, p_priorities, p_max_attempts, p_parents,
-            p_scopes, p_idempotency_keys, p_concurrency_keys, p_code_versions, p_start_at, p_max_delays, p_max_durations,
-            p_claim_by, p_retries, p_headers, p_params) WITH ORDINALITY
+        FROM unnest(v_at, s_task, s_run, s_type, s_queue, s_priority, s_max_attempts, s_parent,
+            s_scope, s_idempotency_key, s_concurrency_key, s_code_version, s_start_at, s_max_delay, s_max_duration,
+            s_claim_by, s_retry, s_headers, s_params) WITH ORDINALITY
             AS x(at, task_id, run_id, task_type, queue, priority, max_attempts, parent, scope, idempotency_key, concurrency_key,
                 code_version, start_at, max_delay, max_duration, claim_by, retry, headers, params, i)
     ), spawned AS (
@@ -221,12 +234,12 @@ BEGIN
     )
     SELECT array_agg(x.at AND x.claimed), array_agg(x.queue) FILTER (WHERE x.at AND NOT x.claimed),
         array_agg(x.task_id) FILTER (WHERE x.at AND x.concurrency_key IS NOT NULL)
-    INTO claimed, ready, v_keyed FROM x;
+    INTO claimed, news.ready, v_keyed FROM x;
 
-    IF p_label_of IS NOT NULL THEN
+    IF b_of IS NOT NULL THEN
         INSERT INTO stepwell.labels (task_id, name, value, own)
-        SELECT p_tasks[b.of], b.name, b.value, b.own
-        FROM unnest(p_label_of, p_label_names, p_label_values, p_label_own) AS b(of, name, value, own)
+        SELECT s_task[b.of], b.name, b.value, b.own
+        FROM unnest(b_of, b_name, b_value, b_own) AS b(of, name, value, own)
         WHERE v_at[b.of];
     END IF;
     IF v_keyed IS NOT NULL AND p_batch IS NOT NULL THEN
@@ -249,8 +262,8 @@ END $$;
 
 -- The tasks in whose favour, or in whose place, a task is to be spawned that coalesces: those of its type, scope and concurrency
 -- key that have never been claimed, the last first. None when it does not, or its idempotency key is there.
-CREATE FUNCTION stepwell.waiting(p_type text, p_scope text, p_idempotency_key text, p_concurrency_key text, p_coalesce text)
-RETURNS uuid[]
+CREATE FUNCTION stepwell.waiting(p_type text, p_scope text, p_concurrency_key text,
+    p_coalesce text, p_idempotency_key text DEFAULT NULL) RETURNS uuid[]
 LANGUAGE plpgsql AS $$
 DECLARE
     v_tasks uuid[];
@@ -313,10 +326,11 @@ BEGIN
         ) x ORDER BY x.task_id LIMIT 1));
 END $$;
 
--- What a client asks of a task: 'cancel', 'retry', 'delete' or 'wake'. The answer is 'done', 'not_found', 'needed' with the
--- task that needs it, or the task's state, which does not allow it.
+-- Does what a client asks of a task: cancel, retry, delete, wake, pause or resume. The answer is
+-- 'done', 'not_found', 'needed' (by the task in `needed_by`), or the task's state, which does not
+-- allow it.
 CREATE FUNCTION stepwell.command(p_now timestamptz, p_command text, p_task uuid,
-    OUT answer text, OUT ready text[], OUT poked uuid[], OUT finished uuid[])
+    OUT answer text, OUT needed_by uuid, OUT news stepwell.news)
 LANGUAGE plpgsql AS $$
 DECLARE
     v_task stepwell.tasks;
@@ -331,7 +345,7 @@ BEGIN
             WHERE t.task_id = p_task AND t.concurrency_key IS NOT NULL);
     END IF;
     IF cardinality(v_keys) > 0 THEN
-        PERFORM stepwell.lock_names(NULL, NULL, v_keys);
+        PERFORM stepwell.lock_names(p_keys => v_keys);
     END IF;
     SELECT l.state, l.compensating INTO answer, v_compensating FROM stepwell.live_tasks l WHERE l.task_id = p_task FOR UPDATE;
     IF answer IS NULL THEN
@@ -340,14 +354,15 @@ BEGIN
         answer := coalesce(v_outcome.state, 'not_found');
     END IF;
     IF p_command = 'cancel' AND NOT v_compensating THEN
-        SELECT c.* INTO ready, poked, finished FROM stepwell.cancel(p_now, ARRAY[p_task]) c;
+        news := stepwell.cancel(p_now, ARRAY[p_task]);
         answer := 'done';
     ELSIF p_command = 'wake' AND answer = 'suspended' THEN
-        SELECT a.* INTO ready, poked FROM stepwell.arrive(p_now, ARRAY[p_task]) a;
+        news := stepwell.arrive(p_now, ARRAY[p_task]);
         answer := 'done';
     ELSIF p_command = 'delete' AND v_outcome.task_id IS NOT NULL THEN
-        answer := 'needed ' || stepwell.needed_by(p_task);
-        IF answer IS NULL THEN
+        needed_by := stepwell.needed_by(p_task);
+        answer := 'needed';
+        IF needed_by IS NULL THEN
             PERFORM stepwell.delete(ARRAY[p_task]);
             answer := 'done';
         END IF;
@@ -367,12 +382,12 @@ BEGIN
             EXISTS (SELECT FROM stepwell.live_tasks o WHERE o.concurrency_key = v_task.concurrency_key
                 AND o.key_space = stepwell.key_space(v_task.scope)),
             p_now, v_outcome.started_at, v_outcome.failure);
-        ready := ARRAY[v_task.queue];
+        news.ready := ARRAY[v_task.queue];
         answer := 'done';
     ELSIF p_command IN ('pause', 'resume') AND v_compensating IS NOT NULL THEN
         UPDATE stepwell.live_tasks l SET paused = p_command = 'pause' WHERE l.task_id = p_task;
         IF p_command = 'resume' AND answer = 'pending' THEN
-            ready := ARRAY (SELECT l.queue FROM stepwell.live_tasks l WHERE l.task_id = p_task);
+            news.ready := ARRAY (SELECT l.queue FROM stepwell.live_tasks l WHERE l.task_id = p_task);
         END IF;
         answer := 'done';
     ELSIF v_compensating THEN

@@ -8,11 +8,16 @@ CREATE FUNCTION stepwell.alone(p_value anyelement) RETURNS anyarray LANGUAGE sql
 $$;
 
 CREATE FUNCTION stepwell.commit_one(
-    p_process uuid, p_line smallint, p_batch bigint, p_channel text, p_now timestamptz, p_timeline text,
-    t_task uuid, t_run uuid, t_output text,
-    e_seq bigint, e_kind text, e_name text, e_ordinal bigint, e_outcome text, e_payload text, e_at timestamptz,
-    s_task uuid, s_run uuid, s_type text, s_queue text, s_priority integer, s_max_attempts bigint, s_claim_by uuid, s_retry text,
-    s_headers text, s_params text,
+    p_channel text, p_process uuid, p_line smallint, p_batch bigint,
+    p_now timestamptz DEFAULT NULL, p_timeline text DEFAULT NULL,
+    t_task uuid DEFAULT NULL, t_run uuid DEFAULT NULL, t_output text DEFAULT NULL,
+    e_seq bigint DEFAULT NULL, e_kind text DEFAULT NULL, e_name text DEFAULT NULL,
+    e_ordinal bigint DEFAULT NULL, e_outcome text DEFAULT NULL, e_payload text DEFAULT NULL,
+    e_at timestamptz DEFAULT NULL,
+    s_task uuid DEFAULT NULL, s_run uuid DEFAULT NULL, s_type text DEFAULT NULL,
+    s_queue text DEFAULT NULL, s_priority integer DEFAULT NULL, s_max_attempts bigint DEFAULT NULL,
+    s_claim_by uuid DEFAULT NULL, s_retry text DEFAULT NULL, s_headers text DEFAULT NULL,
+    s_params text DEFAULT NULL,
     OUT repeated boolean, OUT moved text, OUT r_now timestamptz, OUT t_accepted boolean[], OUT t_cancel_requested boolean[],
     OUT s_claimed boolean[], OUT ready text[], OUT poked uuid[], OUT finished uuid[])
 LANGUAGE plpgsql
@@ -78,14 +83,22 @@ BEGIN
     IF v_special IS NOT FALSE THEN
         SELECT c.repeated, c.r_now, c.t_accepted, c.t_cancel_requested, c.s_claimed, c.ready, c.poked, c.finished
         INTO repeated, r_now, t_accepted, t_cancel_requested, s_claimed, ready, poked, finished
-        FROM stepwell.commit_plain(p_process, p_line, p_batch, false, p_channel, p_now, p_timeline,
-            stepwell.alone(t_task), stepwell.alone(t_run), stepwell.alone(t_output),
-            CASE WHEN e_seq IS NOT NULL THEN ARRAY[1] END, stepwell.alone(e_seq), stepwell.alone(e_kind), stepwell.alone(e_name),
-            stepwell.alone(e_ordinal), stepwell.alone(e_outcome), stepwell.alone(e_payload), stepwell.alone(e_at),
-            stepwell.alone(s_task), stepwell.alone(s_run), stepwell.alone(s_type), stepwell.alone(s_queue), stepwell.alone(s_priority),
-            stepwell.alone(s_max_attempts), stepwell.alone(s_claim_by), stepwell.alone(s_retry), stepwell.alone(s_headers),
-            stepwell.alone(s_params)) c;
+        FROM stepwell.commit_plain(p_channel => p_channel, p_process => p_process,
+            p_line => p_line, p_batch => p_batch, p_again => false, p_now => p_now,
+            p_timeline => p_timeline, e_of => CASE WHEN e_seq IS NOT NULL THEN ARRAY[1] END,
+            t_task => stepwell.alone(t_task), t_run => stepwell.alone(t_run),
+            t_output => stepwell.alone(t_output), e_seq => stepwell.alone(e_seq),
+            e_kind => stepwell.alone(e_kind), e_name => stepwell.alone(e_name),
+            e_ordinal => stepwell.alone(e_ordinal), e_outcome => stepwell.alone(e_outcome),
+            e_payload => stepwell.alone(e_payload), e_at => stepwell.alone(e_at),
+            s_task => stepwell.alone(s_task), s_run => stepwell.alone(s_run),
+            s_type => stepwell.alone(s_type), s_queue => stepwell.alone(s_queue),
+            s_priority => stepwell.alone(s_priority),
+            s_max_attempts => stepwell.alone(s_max_attempts),
+            s_claim_by => stepwell.alone(s_claim_by), s_retry => stepwell.alone(s_retry),
+            s_headers => stepwell.alone(s_headers), s_params => stepwell.alone(s_params)) c;
     ELSIF v_heard THEN
-        PERFORM stepwell.tell(p_channel, p_process, ready, poked, finished);
+        PERFORM stepwell.tell(p_channel, p_process, p_work => ready IS NOT NULL,
+            p_finished => finished IS NOT NULL);
     END IF;
 END $$;

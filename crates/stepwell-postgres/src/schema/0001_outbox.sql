@@ -71,7 +71,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM stepwell.own_settings(false);
     INSERT INTO stepwell.outbox (event, queue, payload) VALUES (p_event, p_queue, p_payload);
-    PERFORM stepwell.tell(p_channel, NULL, ARRAY[''], NULL, NULL);
+    PERFORM stepwell.tell(p_channel, p_work => true);
 END $$;
 
 -- Adds the entry of a step whose work was done in this transaction, if the run owns its task and the journal ends right before it.
@@ -101,8 +101,8 @@ BEGIN
 END $$;
 
 -- Ends a task whose work another one does, which is told to those who wait for it.
-CREATE FUNCTION stepwell.end_in_favour(p_now timestamptz, p_task uuid, p_other uuid, p_why text, p_does_it boolean,
-    OUT ready text[], OUT poked uuid[], OUT finished uuid[])
+CREATE FUNCTION stepwell.end_in_favour(p_now timestamptz, p_task uuid, p_other uuid, p_why text,
+    p_does_it boolean, OUT news stepwell.news)
 LANGUAGE plpgsql AS $$
 DECLARE
     -- The other may itself have been left undone.
@@ -111,17 +111,17 @@ BEGIN
     UPDATE stepwell.live_tasks l SET failure = json_build_object('kind', 'cancelled', 'message',
         'not run: task ' || v_other || ' ' || p_why, 'retry', 'never')::text
     WHERE l.task_id = p_task;
-    SELECT f.ready, f.poked, f.finished INTO ready, poked, finished FROM stepwell.finish(p_now, true, ARRAY[p_task],
-        ARRAY['cancelled'], NULL, NULL) f;
+    news := (stepwell.finish(p_now => p_now, p_tasks => ARRAY[p_task],
+        p_states => ARRAY['cancelled'])).news;
     IF p_does_it THEN
         UPDATE stepwell.outcomes o SET instead = v_other WHERE o.task_id = p_task;
-        -- Whoever waits for it waits for the other.
-        finished := NULL;
+        -- Clients that wait for it wait for the other.
+        news.finished := NULL;
     END IF;
 END $$;
 
 -- Does what follows from these rows of the outbox.
-CREATE FUNCTION stepwell.settle_rows(p_now timestamptz, p_ids bigint[], OUT ready text[], OUT poked uuid[], OUT finished uuid[])
+CREATE FUNCTION stepwell.settle_rows(p_now timestamptz, p_ids bigint[], OUT news stepwell.news)
 LANGUAGE plpgsql AS $$
 DECLARE
     v_events text[];
@@ -129,15 +129,16 @@ DECLARE
     v_payloads text[];
     v_keys stepwell.turn[];
     v_waiting uuid[];
-    r record;
+    caused stepwell.news;
     item record;
 BEGIN
     SELECT array_agg(o.event ORDER BY o.id), array_agg(o.queue ORDER BY o.id), array_agg(o.payload ORDER BY o.id)
     INTO v_events, v_queues, v_payloads
     FROM stepwell.outbox o WHERE o.id = ANY (p_ids) AND o.event IS NOT NULL;
     IF v_events IS NOT NULL THEN
-        SELECT e.ready, e.poked INTO ready, poked FROM stepwell.emit(p_now, v_events, v_queues, v_payloads,
-            array_fill(true, ARRAY[cardinality(v_events)])) e;
+        news := (stepwell.emit(p_now => p_now, p_names => v_events, p_queues => v_queues,
+            p_payloads => v_payloads,
+            p_at => array_fill(true, ARRAY[cardinality(v_events)]))).news;
     END IF;
     INSERT INTO stepwell.idempotency_keys (task_type, idempotency_key, key_space, task_id)
     SELECT o.task_type, o.idempotency_key, o.key_space, o.task_id
@@ -157,34 +158,36 @@ BEGIN
             v_keys := v_keys || ROW(item.key_space, item.concurrency_key)::stepwell.turn;
         END IF;
         IF item.has_the_key <> item.task_id THEN
-            r := stepwell.end_in_favour(p_now, item.task_id, item.has_the_key,
-                'has its idempotency key and was spawned first', true);
+            caused := stepwell.end_in_favour(p_now => p_now, p_task => item.task_id,
+                p_other => item.has_the_key,
+                p_why => 'has its idempotency key and was spawned first', p_does_it => true);
         ELSE
-            v_waiting := stepwell.waiting(item.task_type, item.scope, NULL, item.concurrency_key, item.coalesce);
+            v_waiting := stepwell.waiting(p_type => item.task_type, p_scope => item.scope,
+                p_concurrency_key => item.concurrency_key, p_coalesce => item.coalesce);
             IF item.coalesce <> 'replace' AND v_waiting IS NOT NULL THEN
-                r := stepwell.end_in_favour(p_now, item.task_id, v_waiting[1],
-                    'of its type and concurrency key waits to start', item.coalesce = 'reuse');
+                caused := stepwell.end_in_favour(p_now => p_now, p_task => item.task_id,
+                    p_other => v_waiting[1],
+                    p_why => 'of its type and concurrency key waits to start',
+                    p_does_it => item.coalesce = 'reuse');
             ELSE
-                r := stepwell.cancel(p_now, v_waiting);
+                caused := stepwell.cancel(p_now, v_waiting);
                 UPDATE stepwell.live_tasks l SET ready_at = p_now, blocked = l.concurrency_key IS NOT NULL,
                     place = CASE WHEN l.concurrency_key IS NOT NULL THEN nextval('stepwell.places') END
                 WHERE l.task_id = item.task_id
-                RETURNING ready || l.queue INTO ready;
+                RETURNING news.ready || l.queue INTO news.ready;
             END IF;
         END IF;
-        ready := ready || r.ready;
-        poked := poked || r.poked;
-        finished := finished || r.finished;
+        news := stepwell.both(news, caused);
     END LOOP;
     IF v_keys IS NOT NULL THEN
-        ready := ready || stepwell.next_of_keys(p_now, v_keys);
+        news.ready := news.ready || stepwell.next_of_keys(p_now, v_keys);
     END IF;
     DELETE FROM stepwell.outbox o WHERE o.id = ANY (p_ids);
 END $$;
 
 -- Puts a row of the outbox aside that the database does not accept, and ends its task by that. The answer says what it was.
 CREATE FUNCTION stepwell.put_aside(p_now timestamptz, p_id bigint, p_reason text,
-    OUT refused text, OUT ready text[], OUT poked uuid[], OUT finished uuid[])
+    OUT refused text, OUT news stepwell.news)
 LANGUAGE plpgsql AS $$
 DECLARE
     v_task uuid;
@@ -199,9 +202,10 @@ BEGIN
     -- It waits for its place, which it does not get.
     IF EXISTS (SELECT FROM stepwell.live_tasks l WHERE l.task_id = v_task AND l.blocked AND l.place IS NULL) THEN
         BEGIN
-            SELECT f.ready, f.poked, f.finished INTO ready, poked, finished
-            FROM stepwell.finish(p_now, true, ARRAY[v_task], ARRAY['failed'], NULL, ARRAY[json_build_object('kind', 'error',
-                'message', 'the store refuses its keys: ' || p_reason, 'retry', 'never')::text]) f;
+            news := (stepwell.finish(p_now => p_now, p_tasks => ARRAY[v_task],
+                p_states => ARRAY['failed'],
+                p_failures => ARRAY[json_build_object('kind', 'error', 'message',
+                    'the store refuses its keys: ' || p_reason, 'retry', 'never')::text])).news;
         EXCEPTION WHEN others THEN
             IF stepwell.is_of_the_server(SQLSTATE) THEN
                 RAISE;
@@ -214,8 +218,8 @@ END $$;
 -- Does what follows from committed transactions of users, in the order in which they asked for it: a part of it, where there is
 -- much. `more`: the rest is left. One row that the database does not accept makes the call fail. When it is made again with
 -- `p_one_by_one`, such rows are put aside: `refused` has them, with the reasons.
-CREATE FUNCTION stepwell.settle(p_process uuid, p_channel text, p_now timestamptz, p_one_by_one boolean,
-    OUT more boolean, OUT refused text[])
+CREATE FUNCTION stepwell.settle(p_process uuid, p_channel text, p_one_by_one boolean,
+    p_now timestamptz DEFAULT NULL, OUT more boolean, OUT refused text[])
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off SET jit = off AS $$
@@ -226,10 +230,9 @@ DECLARE
     v_tasks uuid[];
     v_events text[];
     v_keys stepwell.turn[];
-    ready text[];
-    poked uuid[];
-    finished uuid[];
-    r record;
+    news stepwell.news;
+    caused stepwell.news;
+    aside record;
 BEGIN
     PERFORM stepwell.own_settings(true);
     -- One at a time.
@@ -241,7 +244,7 @@ BEGIN
         SELECT o.*, sum(octet_length(o.payload)) OVER (ORDER BY o.id) - octet_length(o.payload) AS before
         FROM (SELECT o.* FROM stepwell.outbox o ORDER BY o.id LIMIT 1000) o
     ) o
-    WHERE (o.before >= 33554432) IS NOT TRUE;
+    WHERE (o.before >= stepwell.answer_bytes()) IS NOT TRUE;
     IF v_ids IS NULL THEN
         more := false;
         RETURN;
@@ -249,29 +252,27 @@ BEGIN
     SELECT array_agg(DISTINCT ROW(stepwell.key_space(t.scope), t.concurrency_key)::stepwell.turn)
         FILTER (WHERE t.concurrency_key IS NOT NULL)
     INTO v_keys FROM stepwell.tasks t WHERE t.task_id = ANY (v_tasks);
-    PERFORM stepwell.lock_names(NULL, v_events, v_keys);
+    PERFORM stepwell.lock_names(p_emitted => v_events, p_keys => v_keys);
     v_now := coalesce(p_now, clock_timestamp());
     IF NOT p_one_by_one THEN
-        SELECT s.* INTO ready, poked, finished FROM stepwell.settle_rows(v_now, v_ids) s;
+        news := stepwell.settle_rows(v_now, v_ids);
     ELSE
         FOREACH v_id IN ARRAY v_ids LOOP
             BEGIN
-                r := stepwell.settle_rows(v_now, ARRAY[v_id]);
+                caused := stepwell.settle_rows(v_now, ARRAY[v_id]);
             EXCEPTION WHEN others THEN
                 IF stepwell.is_of_the_server(SQLSTATE) THEN
                     RAISE;
                 END IF;
-                r := stepwell.put_aside(v_now, v_id, SQLERRM);
-                refused := refused || r.refused;
+                aside := stepwell.put_aside(v_now, v_id, SQLERRM);
+                refused := refused || aside.refused;
+                caused := aside.news;
             END;
-            ready := ready || r.ready;
-            poked := poked || r.poked;
-            finished := finished || r.finished;
+            news := stepwell.both(news, caused);
         END LOOP;
     END IF;
     more := EXISTS (SELECT FROM stepwell.outbox);
-    IF more THEN
-        ready := ready || ''::text;
-    END IF;
-    PERFORM stepwell.tell(p_channel, p_process, ready, poked, finished);
+    PERFORM stepwell.tell(p_channel, p_process,
+        p_work => more OR news.ready IS NOT NULL OR news.poked IS NOT NULL,
+        p_finished => news.finished IS NOT NULL);
 END $$;

@@ -26,12 +26,16 @@ CREATE FUNCTION stepwell.each(p_list anyarray, p_value anycompatible) RETURNS an
 $$;
 
 CREATE FUNCTION stepwell.commit_plain(
-    p_process uuid, p_line smallint, p_batch bigint, p_again boolean, p_channel text, p_now timestamptz, p_timeline text,
-    t_task uuid[], t_run uuid[], t_output text[],
-    e_of integer[], e_seq bigint[], e_kind text[], e_name text[], e_ordinal bigint[], e_outcome text[],
-    e_payload text[], e_at timestamptz[],
-    s_task uuid[], s_run uuid[], s_type text[], s_queue text[], s_priority integer[], s_max_attempts bigint[],
-    s_claim_by uuid[], s_retry text[], s_headers text[], s_params text[],
+    p_channel text, p_process uuid, p_line smallint, p_batch bigint, p_again boolean,
+    p_now timestamptz DEFAULT NULL, p_timeline text DEFAULT NULL,
+    t_task uuid[] DEFAULT NULL, t_run uuid[] DEFAULT NULL, t_output text[] DEFAULT NULL,
+    e_of integer[] DEFAULT NULL, e_seq bigint[] DEFAULT NULL, e_kind text[] DEFAULT NULL,
+    e_name text[] DEFAULT NULL, e_ordinal bigint[] DEFAULT NULL, e_outcome text[] DEFAULT NULL,
+    e_payload text[] DEFAULT NULL, e_at timestamptz[] DEFAULT NULL,
+    s_task uuid[] DEFAULT NULL, s_run uuid[] DEFAULT NULL, s_type text[] DEFAULT NULL,
+    s_queue text[] DEFAULT NULL, s_priority integer[] DEFAULT NULL,
+    s_max_attempts bigint[] DEFAULT NULL, s_claim_by uuid[] DEFAULT NULL,
+    s_retry text[] DEFAULT NULL, s_headers text[] DEFAULT NULL, s_params text[] DEFAULT NULL,
     OUT repeated boolean, OUT moved text, OUT r_now timestamptz, OUT t_accepted boolean[], OUT t_cancel_requested boolean[],
     OUT s_claimed boolean[], OUT ready text[], OUT poked uuid[], OUT finished uuid[])
 LANGUAGE plpgsql
@@ -156,20 +160,22 @@ BEGIN
     IF v_special IS NOT FALSE THEN
         SELECT c.repeated, c.r_now, c.t_accepted, c.t_cancel_requested, c.s_claimed, c.ready, c.poked, c.finished
         INTO repeated, r_now, t_accepted, t_cancel_requested, s_claimed, ready, poked, finished
-        FROM stepwell.commit(p_process, p_line, p_batch, p_channel, p_now, true, p_timeline,
-            t_task, t_run, NULL, (
-                SELECT array_agg(CASE WHEN x.output IS NULL THEN 'continue' ELSE 'completed' END ORDER BY x.i)
+        FROM stepwell.commit(p_channel => p_channel, p_settled => true, p_process => p_process,
+            p_line => p_line, p_batch => p_batch, p_now => p_now, p_timeline => p_timeline,
+            t_task => t_task, t_run => t_run, t_output => t_output, t_next => (
+                SELECT array_agg(CASE WHEN x.output IS NULL THEN 'continue' ELSE 'completed' END
+                    ORDER BY x.i)
                 FROM unnest(t_task, t_output) WITH ORDINALITY AS x(task_id, output, i)
-            ), NULL, t_output, NULL,
-            e_of, e_seq, coalesce(e_kind, stepwell.each(e_of, 'step'::text)), e_name, coalesce(e_ordinal, stepwell.each(e_of, 1::bigint)),
-            coalesce(e_outcome, stepwell.each(e_of, 'done'::text)), e_payload, e_at,
-            NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-            NULL,
-            stepwell.each(s_task, NULL::integer), NULL,
-            s_task, s_run, s_type, s_queue, s_priority, s_max_attempts, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-            s_claim_by, s_retry, s_headers, s_params, NULL, NULL, NULL, NULL,
-            NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL) c;
+            ),
+            e_of => e_of, e_seq => e_seq, e_name => e_name, e_payload => e_payload, e_at => e_at,
+            e_kind => coalesce(e_kind, stepwell.each(e_of, 'step'::text)),
+            e_ordinal => coalesce(e_ordinal, stepwell.each(e_of, 1::bigint)),
+            e_outcome => coalesce(e_outcome, stepwell.each(e_of, 'done'::text)),
+            s_task => s_task, s_run => s_run, s_type => s_type, s_queue => s_queue,
+            s_priority => s_priority, s_max_attempts => s_max_attempts, s_claim_by => s_claim_by,
+            s_retry => s_retry, s_headers => s_headers, s_params => s_params) c;
     ELSIF v_heard THEN
-        PERFORM stepwell.tell(p_channel, p_process, ready, poked, finished);
+        PERFORM stepwell.tell(p_channel, p_process, p_work => ready IS NOT NULL,
+            p_finished => finished IS NOT NULL);
     END IF;
 END $$;

@@ -1,8 +1,20 @@
--- How tasks change their states, whatever the cause. Each function takes many tasks at once and tells what it caused:
--- `ready`, queues with tasks that became claimable or are due later; `poked`, running tasks that something arrived for.
+-- How tasks change their states, whatever the cause. Each function takes many tasks at a time, and
+-- returns the news that the change has caused.
 --
--- These functions run within `commit`, under its settings: plans are made once, for tables of any size. With the
--- statistics of an empty table, PostgreSQL would read whole tables.
+-- These functions run within `commit`, under its settings: plans are made once, for tables of any
+-- size. With the statistics of an empty table, PostgreSQL would read whole tables.
+
+-- The news for workers and clients that wait. A list without elements is NULL.
+CREATE TYPE stepwell.news AS (
+    ready    text[], -- queues with tasks that became claimable, or that are due later
+    poked    uuid[], -- running tasks for which something has arrived
+    finished uuid[]  -- tasks that have ended
+);
+
+-- Returns the news of both. PostgreSQL expands the call in place when its arguments are variables.
+CREATE FUNCTION stepwell.both(a stepwell.news, b stepwell.news) RETURNS stepwell.news
+LANGUAGE sql IMMUTABLE
+    RETURN ROW(a.ready || b.ready, a.poked || b.poked, a.finished || b.finished)::stepwell.news;
 
 -- Whether an error lies in the server, and not in what it was asked: as `is_of_the_server` in the engine.
 CREATE FUNCTION stepwell.is_of_the_server(p_state text) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
@@ -10,18 +22,18 @@ CREATE FUNCTION stepwell.is_of_the_server(p_state text) RETURNS boolean LANGUAGE
 $$;
 
 -- Makes suspended tasks claimable, and marks running ones as poked. The caller has locked the rows.
-CREATE FUNCTION stepwell.arrive(p_now timestamptz, p_tasks uuid[], OUT ready text[], OUT poked uuid[])
+CREATE FUNCTION stepwell.arrive(p_now timestamptz, p_tasks uuid[], OUT news stepwell.news)
 LANGUAGE plpgsql AS $$
 BEGIN
-    SELECT array_agg(l.task_id) INTO poked FROM stepwell.live_tasks l
+    SELECT array_agg(l.task_id) INTO news.poked FROM stepwell.live_tasks l
         WHERE l.task_id = ANY (p_tasks) AND l.state = 'running';
-    UPDATE stepwell.live_tasks l SET poked = true WHERE l.task_id = ANY (arrive.poked) AND NOT l.poked;
+    UPDATE stepwell.live_tasks l SET poked = true WHERE l.task_id = ANY (news.poked) AND NOT l.poked;
     WITH awake AS (
         UPDATE stepwell.live_tasks l SET state = 'pending', ready_at = p_now, due_at = NULL
         WHERE l.task_id = ANY (p_tasks) AND l.state = 'suspended'
         RETURNING l.queue
     )
-    SELECT array_agg(queue) INTO ready FROM awake;
+    SELECT array_agg(queue) INTO news.ready FROM awake;
 END $$;
 
 -- Lets the next task of each key be claimed, when its turn has come.
@@ -51,9 +63,24 @@ BEGIN
         WHERE q.queue = ANY (p_queues) AND (q.max_running IS NOT NULL OR q.max_running_per_worker IS NOT NULL));
 END $$;
 
--- What is written down of a cancellation, where a failure would be.
+-- Returns the failure of a task that was cancelled.
 CREATE FUNCTION stepwell.cancellation() RETURNS text LANGUAGE sql IMMUTABLE
     RETURN '{"kind":"cancelled","message":"the task was cancelled","retry":"never"}';
+
+-- Returns the failure of a task that has met so many crashes in a row: `crashed` in the engine.
+CREATE FUNCTION stepwell.crashed(p_crashes bigint) RETURNS json LANGUAGE sql IMMUTABLE
+    RETURN json_build_object('kind', 'crashed', 'message', format(
+        'the worker''s process died %s times in a row while it ran the task, and the task journaled '
+        'nothing in between. If the task itself ends its process (out of memory, abort), mend that, '
+        'then retry it', p_crashes), 'retry', 'never');
+
+-- Returns the failure of a task whose compensation was given up for that error. The field is
+-- appended to the text, because PostgreSQL's own functions refuse some of what serde writes (the
+-- escape of a NUL). The failure that is to be undone has no such field yet.
+CREATE FUNCTION stepwell.not_undone(p_failure text, p_error json) RETURNS text
+LANGUAGE sql IMMUTABLE
+    RETURN left(p_failure, -1) || ',"compensation_errors":' || json_build_array(json_build_object(
+        'name', 'what is left to undo', 'failure', p_error)) || '}';
 
 -- Of tasks that failed or were cancelled, makes those claimable as compensating that have something to undo that they did
 -- since they were compensated last. The attempt of a suspended one does not count, and has its number all the same.
@@ -63,7 +90,7 @@ LANGUAGE plpgsql AS $$
 BEGIN
     WITH recorded AS MATERIALIZED (
         SELECT l.task_id, least(l.attempt, 4294967294) + (l.state = 'suspended')::int AS attempt, j.last,
-            CASE x.state WHEN 'failed' THEN x.failure ELSE stepwell.cancellation() END AS failure
+            x.state AS ends_as, CASE x.state WHEN 'failed' THEN x.failure ELSE stepwell.cancellation() END AS failure
         FROM unnest(p_tasks, p_states, p_failures) AS x(task_id, state, failure)
         JOIN stepwell.live_tasks l USING (task_id)
         CROSS JOIN LATERAL (
@@ -79,7 +106,7 @@ BEGIN
         DELETE FROM stepwell.waits w USING recorded r WHERE w.task_id = r.task_id
     ), given AS (
         UPDATE stepwell.live_tasks l SET state = 'pending', running_in = NULL, compensating = true,
-            cancel_requested = false, attempt = 0, lost = 0, worker_id = NULL, poked = false, due_at = NULL, cancel_at = NULL,
+            ends_as = r.ends_as, cancel_requested = false, attempt = 0, lost = 0, worker_id = NULL, poked = false, due_at = NULL, cancel_at = NULL,
             failure = r.failure, ready_at = p_now
         FROM recorded r WHERE l.task_id = r.task_id
         RETURNING l.task_id, l.queue
@@ -87,10 +114,12 @@ BEGIN
     SELECT array_agg(task_id), array_agg(queue) INTO compensating, ready FROM given;
 END $$;
 
--- Ends tasks, whatever their state, or lets them be compensated first: those that have a finished one in `p_states`. `cancelled` are those whose children are to be cancelled. `p_limited`: whether any queue
--- may have limits.
-CREATE FUNCTION stepwell.finish(p_now timestamptz, p_limited boolean, p_tasks uuid[], p_states text[], p_outputs text[], p_failures text[],
-    OUT ready text[], OUT poked uuid[], OUT finished uuid[], OUT cancelled uuid[])
+-- Ends tasks, whatever their state: those with a final state in `p_states`. Tasks with something to
+-- undo are compensated first. `cancelled` are those whose children are to be cancelled.
+-- `p_limited` is false when no queue has limits.
+CREATE FUNCTION stepwell.finish(p_now timestamptz, p_tasks uuid[], p_states text[],
+    p_outputs text[] DEFAULT NULL, p_failures text[] DEFAULT NULL, p_limited boolean DEFAULT true,
+    OUT news stepwell.news, OUT cancelled uuid[])
 LANGUAGE plpgsql AS $$
 DECLARE
     v_known uuid[];
@@ -99,9 +128,12 @@ DECLARE
     v_queues text[];
     v_awaiting uuid[];
     v_compensating uuid[];
+    caused stepwell.news;
 BEGIN
     IF p_states && ARRAY['failed', 'cancelled'] THEN
-        SELECT c.* INTO ready, v_compensating FROM stepwell.compensate(p_now, p_tasks, p_states, p_failures) c;
+        SELECT c.* INTO news.ready, v_compensating
+        FROM stepwell.compensate(p_now => p_now, p_tasks => p_tasks, p_states => p_states,
+            p_failures => p_failures) c;
     END IF;
     WITH gone AS (
         DELETE FROM stepwell.live_tasks l
@@ -127,8 +159,8 @@ BEGIN
         array_agg(ROW(key_space, concurrency_key)::stepwell.turn) FILTER (WHERE concurrency_key IS NOT NULL),
         array_agg(task_id) FILTER (WHERE state = 'cancelled'),
         array_agg(DISTINCT left_queue) FILTER (WHERE left_queue IS NOT NULL)
-    INTO finished, v_known, v_parents, v_keys, cancelled, v_queues FROM gone;
-    IF finished IS NULL THEN
+    INTO news.finished, v_known, v_parents, v_keys, cancelled, v_queues FROM gone;
+    IF news.finished IS NULL THEN
         RETURN;
     END IF;
     IF v_known IS NOT NULL THEN
@@ -150,27 +182,29 @@ BEGIN
                 SELECT o.task_id::text FROM unnest(v_known) AS x(task_id)
                 JOIN stepwell.outcomes o ON o.instead = x.task_id
             ) c WHERE w.target = c.child AND w.kind = 'child' AND NOT w.arrived;
-            SELECT finish.ready || a.ready, a.poked INTO ready, poked FROM stepwell.arrive(p_now, v_awaiting) a;
+            caused := stepwell.arrive(p_now, v_awaiting);
+            news := stepwell.both(news, caused);
         END IF;
     END IF;
     IF v_keys IS NOT NULL THEN
-        -- Whoever spawns a task of the key now would find this one still there, and be missed here.
-        PERFORM stepwell.lock_names(NULL, NULL, v_keys);
-        ready := ready || stepwell.next_of_keys(p_now, v_keys);
+        -- A transaction that spawns a task of the key now would find this one still there, and be
+        -- missed here.
+        PERFORM stepwell.lock_names(p_keys => v_keys);
+        news.ready := news.ready || stepwell.next_of_keys(p_now, v_keys);
     END IF;
     IF p_limited AND v_queues IS NOT NULL THEN
-        ready := ready || stepwell.with_room(v_queues);
+        news.ready := news.ready || stepwell.with_room(v_queues);
     END IF;
 END $$;
 
 -- Cancels tasks that have not ended, and all that descends from them: asks those that run, ends the others. Those that are
 -- being compensated end by themselves.
-CREATE FUNCTION stepwell.cancel(p_now timestamptz, p_tasks uuid[], OUT ready text[], OUT poked uuid[], OUT finished uuid[])
+CREATE FUNCTION stepwell.cancel(p_now timestamptz, p_tasks uuid[], OUT news stepwell.news)
 LANGUAGE plpgsql AS $$
 DECLARE
     v_tasks uuid[] := p_tasks;
     v_asked uuid[];
-    v_ended record;
+    ended record;
 BEGIN
     WHILE cardinality(v_tasks) > 0 LOOP
         v_tasks := ARRAY (SELECT q.task_id FROM (
@@ -184,34 +218,35 @@ BEGIN
             RETURNING l.task_id
         )
         SELECT array_agg(task_id) INTO v_asked FROM asked;
-        poked := poked || v_asked;
-        SELECT f.* INTO v_ended FROM stepwell.finish(p_now, true,
-            ARRAY (SELECT t FROM unnest(v_tasks) t WHERE v_asked IS NULL OR t <> ALL (v_asked)),
-            array_fill('cancelled'::text, ARRAY[cardinality(v_tasks)]), NULL, NULL) f;
-        ready := ready || v_ended.ready;
-        poked := poked || v_ended.poked;
-        finished := finished || v_ended.finished;
-        v_tasks := ARRAY (SELECT l.task_id FROM stepwell.live_tasks l WHERE l.parent = ANY (v_ended.finished));
+        news.poked := news.poked || v_asked;
+        ended := stepwell.finish(p_now => p_now,
+            p_tasks => ARRAY (SELECT t FROM unnest(v_tasks) t
+                WHERE v_asked IS NULL OR t <> ALL (v_asked)),
+            p_states => array_fill('cancelled'::text, ARRAY[cardinality(v_tasks)]));
+        news := stepwell.both(news, ended.news);
+        v_tasks := ARRAY (SELECT l.task_id FROM stepwell.live_tasks l
+            WHERE l.parent = ANY ((ended.news).finished));
     END LOOP;
 END $$;
 
--- The children of tasks that were cancelled.
-CREATE FUNCTION stepwell.cancel_children(p_now timestamptz, p_parents uuid[], OUT ready text[], OUT poked uuid[],
-    OUT finished uuid[])
+-- Cancels the children of tasks that were cancelled.
+CREATE FUNCTION stepwell.cancel_children(p_now timestamptz, p_parents uuid[], OUT news stepwell.news)
 LANGUAGE plpgsql AS $$
 BEGIN
-    SELECT c.* INTO ready, poked, finished FROM stepwell.cancel(p_now,
-        ARRAY (SELECT l.task_id FROM stepwell.live_tasks l WHERE l.parent = ANY (p_parents))) c;
+    news := stepwell.cancel(p_now,
+        ARRAY (SELECT l.task_id FROM stepwell.live_tasks l WHERE l.parent = ANY (p_parents)));
 END $$;
 
--- Makes running tasks pending, without an owner; or cancelled, when that was asked for. Unless their process has crashed,
--- the next crash is their first.
-CREATE FUNCTION stepwell.give_back(p_now timestamptz, p_tasks uuid[], p_due_at timestamptz[], p_uncounted boolean[],
-    p_failures text[], p_crashed boolean, OUT ready text[], OUT poked uuid[], OUT finished uuid[], OUT cancelled uuid[])
+-- Makes running tasks pending, without an owner; or cancelled, when that was asked for. Unless their
+-- process has crashed, the next crash is their first.
+CREATE FUNCTION stepwell.give_back(p_now timestamptz, p_tasks uuid[], p_uncounted boolean[],
+    p_due_at timestamptz[] DEFAULT NULL, p_failures text[] DEFAULT NULL,
+    p_crashed boolean DEFAULT false, OUT news stepwell.news, OUT cancelled uuid[])
 LANGUAGE plpgsql AS $$
 DECLARE
     v_asked uuid[];
     v_ready text[];
+    ended record;
 BEGIN
     WITH given AS (
         UPDATE stepwell.live_tasks l SET state = 'pending', running_in = NULL, worker_id = NULL, poked = false,
@@ -223,19 +258,20 @@ BEGIN
     )
     SELECT array_agg(queue), array_agg(task_id) FILTER (WHERE cancel_requested) INTO v_ready, v_asked FROM given;
     IF v_asked IS NOT NULL THEN
-        SELECT f.* INTO ready, poked, finished, cancelled FROM stepwell.finish(p_now, true, v_asked,
-            array_fill('cancelled'::text, ARRAY[cardinality(v_asked)]), NULL, NULL) f;
+        ended := stepwell.finish(p_now => p_now, p_tasks => v_asked,
+            p_states => array_fill('cancelled'::text, ARRAY[cardinality(v_asked)]));
+        news := ended.news;
+        cancelled := ended.cancelled;
     END IF;
-    ready := v_ready || ready;
+    news.ready := v_ready || news.ready;
 END $$;
 
--- Takes their tasks from workers that are gone and gives them back: of workers that have stopped the attempts do not
--- count, and those that a crash has ended are replaced. `p_crashed` is NULL for workers
--- that have stopped; for those that have died it is the failure of tasks that have met too many crashes in a row (as
--- `crash_limit` in the engine says), with 4294967295 in the place of the number. Those that were being compensated end as
--- they would have.
-CREATE FUNCTION stepwell.bury(p_now timestamptz, p_workers uuid[], p_crashed text,
-    OUT ready text[], OUT poked uuid[], OUT finished uuid[])
+-- Takes their tasks from workers that are gone, and gives the tasks back. The attempts of workers
+-- that have stopped do not count. Attempts that a crash has ended (`p_died`) are replaced, and tasks
+-- that have met too many crashes in a row fail, as `crash_limit` in the engine says. Tasks that were
+-- being compensated end as they would have.
+CREATE FUNCTION stepwell.release_from(p_now timestamptz, p_workers uuid[], p_died boolean,
+    OUT news stepwell.news)
 LANGUAGE plpgsql AS $$
 DECLARE
     v_tasks uuid[];
@@ -252,7 +288,7 @@ BEGIN
     IF v_tasks IS NULL THEN
         RETURN;
     END IF;
-    IF p_crashed IS NOT NULL THEN
+    IF p_died THEN
         UPDATE stepwell.live_tasks l SET progress_at_crash = x.progress, lost = least(l.lost, 4294967294) + 1,
             crashes = CASE WHEN x.progress > l.progress_at_crash THEN 1 ELSE least(l.crashes, 4294967294) + 1 END
         FROM (
@@ -262,36 +298,29 @@ BEGIN
         ) x
         WHERE l.task_id = x.task_id;
         SELECT array_agg(l.task_id),
-            array_agg(CASE WHEN l.compensating AND starts_with(l.failure, '{"kind":"cancelled"') THEN 'cancelled' ELSE 'failed' END),
-            -- The failure that is to be undone has no such errors yet.
-            array_agg(CASE WHEN l.compensating THEN left(l.failure, -1)
-                || ',"compensation_errors":[{"name":"what is left to undo","failure":' || c.crashed || '}]}'
-                ELSE c.crashed END)
+            array_agg(CASE WHEN l.compensating AND l.ends_as = 'cancelled' THEN 'cancelled'
+                ELSE 'failed' END),
+            array_agg(CASE WHEN l.compensating
+                THEN stepwell.not_undone(l.failure, stepwell.crashed(l.crashes))
+                ELSE stepwell.crashed(l.crashes)::text END)
         INTO v_quarantined, v_states, v_failures
         FROM stepwell.live_tasks l JOIN stepwell.tasks t USING (task_id)
-        CROSS JOIN LATERAL (SELECT replace(p_crashed, '4294967295', l.crashes::text) AS crashed) c
         WHERE l.task_id = ANY (v_tasks) AND NOT l.cancel_requested
             AND l.crashes >= greatest(t.max_attempts, CASE WHEN l.compensating THEN 10 ELSE 5 END);
     END IF;
     IF v_quarantined IS NOT NULL THEN
-        SELECT f.* INTO r FROM stepwell.finish(p_now, true, v_quarantined, v_states, NULL, v_failures) f;
-        ready := r.ready;
-        poked := r.poked;
-        finished := r.finished;
+        r := stepwell.finish(p_now => p_now, p_tasks => v_quarantined, p_states => v_states,
+            p_failures => v_failures);
+        news := r.news;
         v_cancelled := r.cancelled;
         -- Those that are to be compensated are pending now, and stay as they are.
     END IF;
-    SELECT g.* INTO r FROM stepwell.give_back(p_now, v_tasks, NULL, array_fill(p_crashed IS NULL, ARRAY[cardinality(v_tasks)]),
-        NULL, p_crashed IS NOT NULL) g;
-    ready := ready || r.ready;
-    poked := poked || r.poked;
-    finished := finished || r.finished;
+    r := stepwell.give_back(p_now => p_now, p_tasks => v_tasks,
+        p_uncounted => array_fill(NOT p_died, ARRAY[cardinality(v_tasks)]), p_crashed => p_died);
+    news := stepwell.both(news, r.news);
     v_cancelled := v_cancelled || r.cancelled;
     IF v_cancelled IS NOT NULL THEN
-        SELECT c.* INTO r FROM stepwell.cancel_children(p_now, v_cancelled) c;
-        ready := ready || r.ready;
-        poked := poked || r.poked;
-        finished := finished || r.finished;
+        news := stepwell.both(news, stepwell.cancel_children(p_now, v_cancelled));
     END IF;
 END $$;
 
@@ -314,7 +343,8 @@ END $$;
 
 -- Marks a wait of each of these tasks for a message of that topic, at the given places, if there is such a message. Returns
 -- the tasks that have such a wait.
-CREATE FUNCTION stepwell.mark_messages(p_tasks uuid[], p_topics text[], p_at boolean[]) RETURNS uuid[]
+CREATE FUNCTION stepwell.mark_messages(p_tasks uuid[], p_topics text[],
+    p_at boolean[] DEFAULT NULL) RETURNS uuid[]
 LANGUAGE plpgsql AS $$
 DECLARE
     v_tasks uuid[];

@@ -55,6 +55,7 @@ CREATE TABLE stepwell.live_tasks (
     paused           boolean     NOT NULL DEFAULT false, -- no worker may claim it
     cancel_requested boolean     NOT NULL DEFAULT false,
     compensating     boolean     NOT NULL DEFAULT false, -- what it did is being undone, then it ends
+    ends_as          text,                 -- failed or cancelled, when its compensation is given up
     poked            boolean     NOT NULL DEFAULT false, -- something arrived while it ran
     crashes          bigint      NOT NULL DEFAULT 0,     -- crashes in a row
     progress_at_crash bigint     NOT NULL DEFAULT 0,     -- the journal's last entry at the last crash

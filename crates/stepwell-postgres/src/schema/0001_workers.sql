@@ -3,7 +3,7 @@
 -- Applies one signal. `status` is JSON: the worker's state, the runs that it holds, and other workers for it to watch:
 --     {"state": "active", "runs": [[task_id, run_id], …], "others": [[worker_id, heartbeats, lease in microseconds], …]}
 CREATE FUNCTION stepwell.signal(p_now timestamptz, p_worker uuid, p_signal jsonb,
-    OUT status text, OUT ready text[], OUT poked uuid[], OUT finished uuid[])
+    OUT status text, OUT news stepwell.news)
 LANGUAGE plpgsql AS $$
 DECLARE
     v_state text;
@@ -26,7 +26,7 @@ BEGIN
         WHERE l.running_in IS NOT NULL
             AND NOT EXISTS (SELECT FROM stepwell.workers w WHERE w.worker_id = l.worker_id);
         IF v_unowned IS NOT NULL THEN
-            SELECT b.* INTO ready, poked, finished FROM stepwell.bury(p_now, v_unowned, NULL) b;
+            news := stepwell.release_from(p_now, v_unowned, p_died => false);
         END IF;
     WHEN 'heartbeat' THEN
         UPDATE stepwell.workers w SET heartbeats = CASE WHEN w.heartbeats < 9223372036854775807 THEN w.heartbeats + 1 ELSE 0 END,
@@ -38,8 +38,7 @@ BEGIN
         WHERE w.worker_id = p_worker AND greatest(w.heartbeats, 0) = (p_signal ->> 'heartbeats')::bigint FOR UPDATE SKIP LOCKED;
         IF FOUND THEN
             DELETE FROM stepwell.workers w WHERE w.worker_id = p_worker RETURNING w.state INTO v_state;
-            SELECT b.* INTO ready, poked, finished
-            FROM stepwell.bury(p_now, ARRAY[p_worker], p_signal ->> 'crashed') b;
+            news := stepwell.release_from(p_now, ARRAY[p_worker], p_died => true);
         ELSE
             SELECT w.state INTO v_state FROM stepwell.workers w WHERE w.worker_id = p_worker;
         END IF;
@@ -47,7 +46,7 @@ BEGIN
         UPDATE stepwell.workers w SET state = 'draining' WHERE w.worker_id = p_worker RETURNING w.state INTO v_state;
     WHEN 'deregister' THEN
         DELETE FROM stepwell.workers w WHERE w.worker_id = p_worker RETURNING w.state INTO v_state;
-        SELECT b.* INTO ready, poked, finished FROM stepwell.bury(p_now, ARRAY[p_worker], NULL) b;
+        news := stepwell.release_from(p_now, ARRAY[p_worker], p_died => false);
     END CASE;
     IF v_state IS NULL OR p_signal ->> 'signal' NOT IN ('register', 'heartbeat') THEN
         status := json_build_object('state', coalesce(v_state, 'gone'));

@@ -205,7 +205,7 @@ async fn hot_statements_use_their_indexes() {
         let mut with: Vec<_> = plans.iter().filter(|plan| is_of(plan, statement)).collect();
         assert!(!with.is_empty(), "no plan of {statement:?} was logged");
         // A function's own statement is shown without a plan of what is in it.
-        with.retain(|plan| !plan.contains(".commit($1"));
+        with.retain(|plan| !plan.contains(".commit(p_channel => $1"));
         if !with.iter().all(|plan| plan.contains(index)) {
             missing.insert(statement, with.first().map(ToString::to_string));
         }
