@@ -27,27 +27,13 @@
 
 #![forbid(unsafe_code)]
 
-mod answer;
-mod args;
 mod batch;
-mod call;
-mod changes;
-mod clock;
-mod columns;
-mod commit;
-mod error;
-mod history;
-mod import;
-mod link;
-mod migrate;
-mod options;
-mod page;
-mod query;
-mod recover;
-mod session;
-mod task_types;
-mod timeline;
+mod beside;
+mod connection;
+mod read;
+mod schema;
 mod transaction;
+mod values;
 mod work;
 
 use std::num::NonZeroUsize;
@@ -67,14 +53,15 @@ use stepwell_core::{
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use crate::changes::Changes;
-use crate::clock::Clock;
-use crate::link::Link;
-use crate::timeline::Timeline;
+use crate::connection::changes::Changes;
+use crate::connection::clock::Clock;
+use crate::connection::link::{self, Link};
+use crate::connection::session;
+use crate::connection::timeline::Timeline;
 
 pub use sqlx;
 
-pub use crate::options::PostgresOptions;
+pub use crate::connection::options::PostgresOptions;
 pub use crate::transaction::TransactionExt;
 pub use crate::work::Work;
 
@@ -117,7 +104,7 @@ impl PostgresStore {
     /// do.
     pub async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
         let mut conn = link::open(&options).await?;
-        migrate::migrate(&mut conn, &options).await?;
+        schema::migrate(&mut conn, &options).await?;
         Self::over(conn, options).await
     }
 
@@ -129,7 +116,7 @@ impl PostgresStore {
     /// missing or older.
     pub async fn connect_existing(options: PostgresOptions) -> Result<Self, StoreError> {
         let mut conn = link::open(&options).await?;
-        migrate::require(&mut conn, &options).await?;
+        schema::require(&mut conn, &options).await?;
         Self::over(conn, options).await
     }
 

@@ -13,10 +13,11 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use stepwell_core::store::{Applied, Batch, Next, Refused, Seal, Transition, UserTransaction};
 use stepwell_core::{Entry, Guarded, Key, Outcome, Payload, RunId, StoreError, TaskId};
 
-use crate::columns::Moment;
-use crate::commit::pause;
-use crate::error::Fault;
-use crate::{Shared, WORKS, session};
+use crate::batch::pause;
+use crate::connection::error::Fault;
+use crate::connection::session;
+use crate::values::columns::Moment;
+use crate::{Shared, WORKS};
 
 /// The type that a [`UserTransaction`]'s `work` must hold: an asynchronous closure over a
 /// connection with an open transaction. The closure must leave the transaction open. When it fails

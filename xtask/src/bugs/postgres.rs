@@ -2,12 +2,12 @@
 
 use super::{Bug, fails};
 
-const CLAIM: &str = "crates/stepwell-postgres/src/schema/0001_claim.sql";
-const COMMIT: &str = "crates/stepwell-postgres/src/schema/0001_commit.sql";
-const STATES: &str = "crates/stepwell-postgres/src/schema/0001_states.sql";
-const INTAKE: &str = "crates/stepwell-postgres/src/schema/0001_intake.sql";
-const OUTBOX: &str = "crates/stepwell-postgres/src/schema/0001_outbox.sql";
-const SESSION: &str = "crates/stepwell-postgres/src/session.rs";
+const CLAIM: &str = "crates/stepwell-postgres/src/schema/claim.sql";
+const COMMIT: &str = "crates/stepwell-postgres/src/schema/commit.sql";
+const STATES: &str = "crates/stepwell-postgres/src/schema/states.sql";
+const INTAKE: &str = "crates/stepwell-postgres/src/schema/intake.sql";
+const OUTBOX: &str = "crates/stepwell-postgres/src/schema/outbox.sql";
+const SESSION: &str = "crates/stepwell-postgres/src/connection/session.rs";
 
 const fn test(name: &'static str) -> super::Test {
     fails("stepwell-postgres", "postgres", name)
@@ -27,7 +27,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "postgres-fence-of-one-without-the-run",
         breaks: "A worker that lost a task completes it, in a batch of one item.",
         guarantee: "3",
-        file: "crates/stepwell-postgres/src/schema/0001_one.sql",
+        file: "crates/stepwell-postgres/src/schema/commit_one.sql",
         find: "WHERE l.task_id = t_task AND l.run_id = t_run AND l.state = 'running'",
         put: "WHERE l.task_id = t_task AND t_run IS NOT NULL AND l.state = 'running'",
         tests: &[test("conformance::fencing_after_a_lost_lease")],
@@ -60,7 +60,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "postgres-timeline-not-looked-at",
         breaks: "A promotion of the replica is not noticed, and nothing is compared after it.",
         guarantee: "3",
-        file: "crates/stepwell-postgres/src/timeline.rs",
+        file: "crates/stepwell-postgres/src/connection/timeline.rs",
         find: "        *inside = Inside { name: Some(name.into()), runs: HashSet::new() };",
         put: "        inside.name = Some(name.into());",
         tests: &[test(
@@ -97,9 +97,9 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A batch of the commonest kind whose answer was lost is applied a second time, \
                  and refused.",
         guarantee: "a batch whose answer was lost is applied once",
-        file: "crates/stepwell-postgres/src/commit.rs",
-        find: "args::plain(options, envelope, sorted, was_sent)",
-        put: "args::plain(options, envelope, sorted, false)",
+        file: "crates/stepwell-postgres/src/batch/commit.rs",
+        find: "arguments::plain(options, envelope, sorted, was_sent)",
+        put: "arguments::plain(options, envelope, sorted, false)",
         tests: &[test(
             "lost_answers::spawns_steps_and_ends_are_applied_once_though_answers_are_lost",
         )],
@@ -178,7 +178,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "postgres-bad-row-ends-the-list",
         breaks: "One row that cannot be read makes the answers of its whole batch errors.",
         guarantee: "8",
-        file: "crates/stepwell-postgres/src/answer.rs",
+        file: "crates/stepwell-postgres/src/batch/answer.rs",
         find: "        *hurt = Some(unreadable(what, error)?);\n        Ok(T::default())",
         put: "        *hurt = None;\n        let _ = what;\n        Err(error)",
         tests: &[fails(
@@ -191,7 +191,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "postgres-scope-left-out-of-a-key",
         breaks: "A tenant that spawns with a key gets the task of another tenant.",
         guarantee: "9",
-        file: "crates/stepwell-postgres/src/schema/0001_tables.sql",
+        file: "crates/stepwell-postgres/src/schema/tables.sql",
         find: "        ELSE coalesce(p_scope, '') END;",
         put: "        ELSE '' END;",
         tests: &[test("conformance::keys_of_scopes"), test("conformance::turns_of_scopes")],
@@ -200,7 +200,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "postgres-list-reads-the-labels-of-others",
         breaks: "The lists of a tenant read all tasks of others that have been given its label.",
         guarantee: "costs",
-        file: "crates/stepwell-postgres/src/query.rs",
+        file: "crates/stepwell-postgres/src/read/query.rs",
         find: "            self.sql.push_str(&format!(\" AND {alias}.own\"));\n",
         put: "            self.sql.push_str(\" AND true\");\n",
         tests: &[test("plans::a_list_by_label_reads_the_tasks_of_the_label_in_order")],
@@ -297,7 +297,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "postgres-tick-comes-twice",
         breaks: "Two workers that come to a tick both spawn its task.",
         guarantee: "a tick spawns one task",
-        file: "crates/stepwell-postgres/src/schema/0001_schedules.sql",
+        file: "crates/stepwell-postgres/src/schema/schedules.sql",
         find: "        WHERE s.name = p_name AND s.version = p_seen\n",
         put: "        WHERE s.name = p_name AND p_seen IS NOT NULL\n",
         tests: &[test("conformance::schedules_under_races")],
@@ -307,7 +307,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A connection that is half open holds a batch up for ever, and the worker is \
                  declared dead.",
         guarantee: "a store that does not answer is an error",
-        file: "crates/stepwell-postgres/src/link.rs",
+        file: "crates/stepwell-postgres/src/connection/link.rs",
         find: "        FIRST_ANSWER * (1 << self.silences.min(8))",
         put: "        FIRST_ANSWER * (10_000 << self.silences.min(8))",
         tests: &[test(

@@ -3,8 +3,8 @@
 use sqlx::postgres::PgDatabaseError;
 use stepwell_core::StoreError;
 
-use crate::answer::unreadable;
-use crate::options::PostgresOptions;
+use crate::batch::answer::unreadable;
+use crate::connection::options::PostgresOptions;
 use crate::{ACQUIRE_TIMEOUT, POOL};
 
 /// The meaning of a database error for the caller.
@@ -18,7 +18,7 @@ pub(crate) enum Fault {
     /// at once.
     GaveWay,
     /// A setting of the session does not allow the call: the call was not applied, and may be tried
-    /// again in a transaction that [sets its own](crate::session).
+    /// again in a transaction that [sets its own](crate::connection::session).
     Unfit(String),
     /// The call was not applied.
     Failed(StoreError),

@@ -4,25 +4,25 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use stepwell_core::StoreError;
 
-use crate::error::Fault;
-use crate::options::PostgresOptions;
-use crate::session;
+use crate::connection::error::Fault;
+use crate::connection::options::PostgresOptions;
+use crate::connection::session;
 
 /// The statements that lead to version 1, 2, …, in which `stepwell.` stands for the schema.
 /// Invariant: they do not change after their release.
 const MIGRATIONS: &[&str] = &[concat!(
-    include_str!("schema/0001_tables.sql"),
-    include_str!("schema/0001_states.sql"),
-    include_str!("schema/0001_circles.sql"),
-    include_str!("schema/0001_intake.sql"),
-    include_str!("schema/0001_outbox.sql"),
-    include_str!("schema/0001_schedules.sql"),
-    include_str!("schema/0001_history.sql"),
-    include_str!("schema/0001_claim.sql"),
-    include_str!("schema/0001_workers.sql"),
-    include_str!("schema/0001_commit.sql"),
-    include_str!("schema/0001_plain.sql"),
-    include_str!("schema/0001_one.sql"),
+    include_str!("schema/tables.sql"),
+    include_str!("schema/states.sql"),
+    include_str!("schema/circles.sql"),
+    include_str!("schema/intake.sql"),
+    include_str!("schema/outbox.sql"),
+    include_str!("schema/schedules.sql"),
+    include_str!("schema/history.sql"),
+    include_str!("schema/claim.sql"),
+    include_str!("schema/workers.sql"),
+    include_str!("schema/commit.sql"),
+    include_str!("schema/commit_plain.sql"),
+    include_str!("schema/commit_one.sql"),
 )];
 
 /// Migrates the schema in one transaction. Several processes may call it at the same time: an

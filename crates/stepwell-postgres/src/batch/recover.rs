@@ -17,13 +17,13 @@ use stepwell_core::store::{
 use stepwell_core::{Name, NewTask, StoreError, TaskId, UnknownWord};
 
 use crate::Shared;
-use crate::answer;
-use crate::args;
-use crate::batch::Sorted;
-use crate::call::Query;
-use crate::commit::pause;
-use crate::error::Fault;
-use crate::link::Line;
+use crate::batch::answer;
+use crate::batch::arguments;
+use crate::batch::classify::Sorted;
+use crate::batch::pause;
+use crate::connection::call::Query;
+use crate::connection::error::Fault;
+use crate::connection::link::Line;
 
 /// The state of a task after the batch.
 struct Trace {
@@ -237,7 +237,8 @@ impl Shared {
             self.options.schema
         );
         let key = task.idempotency_key.as_ref().map(|key| key.as_str().to_owned());
-        let (task_type, scope) = (task.task_type.as_str().to_owned(), args::scope(&task.scope));
+        let (task_type, scope) =
+            (task.task_type.as_str().to_owned(), arguments::scope(&task.scope));
         let bind =
             |query: Query| query.bind(task_type.clone()).bind(key.clone()).bind(scope.clone());
         let rows = self.read_on(line, &sql, bind).await?;
@@ -277,7 +278,7 @@ impl Shared {
         let text = |name: &Option<Name>| name.as_ref().map(|name| name.as_str().to_owned());
         let (task_type, key) = (task.task_type.as_str().to_owned(), text(&task.concurrency_key));
         let idempotency_key = text(&task.idempotency_key);
-        let scope = args::scope(&task.scope);
+        let scope = arguments::scope(&task.scope);
         let bind = |query: Query| {
             let query = query.bind(task_type.clone()).bind(key.clone());
             query.bind(idempotency_key.clone()).bind(scope.clone())

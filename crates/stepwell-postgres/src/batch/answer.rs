@@ -17,8 +17,8 @@ use stepwell_core::{
     UnknownWord, Unreadable, WorkerId, blocked, deleted,
 };
 
-use crate::batch::Sorted;
-use crate::columns::{Moment, calendar};
+use crate::batch::classify::Sorted;
+use crate::values::columns::{Moment, calendar};
 
 /// Returns the results of the batch, and the tasks that ended other than by its transitions. The
 /// results of the latter tasks are not part of the answer, and are read afterwards.

@@ -11,14 +11,15 @@ use stepwell_core::store::{Batch, Committed, NewTask, Spawned};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::answer;
-use crate::args::{self, Envelope, Number};
-use crate::batch::{Function, Sorted};
-use crate::call::{Call, Query};
-use crate::columns::Moment;
-use crate::error::Fault;
-use crate::link::Line;
-use crate::{Shared, session};
+use crate::Shared;
+use crate::batch::answer;
+use crate::batch::arguments::{self, Envelope, Number};
+use crate::batch::classify::{Function, Sorted};
+use crate::connection::call::{Call, Query};
+use crate::connection::error::Fault;
+use crate::connection::link::Line;
+use crate::connection::session;
+use crate::values::columns::Moment;
 
 /// The number of times that a batch gives way to other transactions, before it fails.
 pub(crate) const WAYS_GIVEN: u32 = 50;
@@ -218,7 +219,7 @@ impl Shared {
     ) -> Result<Option<Spawned>, StoreError> {
         let sorted = Sorted::new(Arc::new(Batch { spawns: vec![task], ..Batch::default() }));
         let envelope = Envelope { settled: true, ..self.envelope(None, None) };
-        let call = args::any(&self.options, &envelope, &sorted);
+        let call = arguments::any(&self.options, &envelope, &sorted);
         let call = call.map_err(|error| self.unsendable(error))?;
         let query = call.query().persistent(self.options.prepares);
         let row = query.fetch_one(tx).await.map_err(|error| self.error_within(error))?;
@@ -237,9 +238,11 @@ impl Shared {
         // Only `commit` compares the ends of journals.
         let function = if sorted.doubts { Function::Any } else { sorted.function };
         let call = match function {
-            Function::One if !was_sent => args::one(options, envelope, sorted),
-            Function::One | Function::Plain => args::plain(options, envelope, sorted, was_sent),
-            Function::Any => args::any(options, envelope, sorted),
+            Function::One if !was_sent => arguments::one(options, envelope, sorted),
+            Function::One | Function::Plain => {
+                arguments::plain(options, envelope, sorted, was_sent)
+            }
+            Function::Any => arguments::any(options, envelope, sorted),
         };
         Ok(call.map_err(|error| self.unsendable(error))?.query())
     }

@@ -4,7 +4,7 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArguments, Postgres};
 use sqlx::{Arguments as _, AssertSqlSafe, Encode, Type};
 
-use crate::options::PostgresOptions;
+use crate::connection::options::PostgresOptions;
 
 /// A query with its arguments.
 pub(crate) type Query = sqlx::query::Query<'static, Postgres, PgArguments>;

@@ -7,10 +7,10 @@ use stepwell_core::{Page, Payload, StoreError};
 use uuid::Uuid;
 
 use crate::Shared;
-use crate::answer::{name, unreadable_name};
-use crate::call::Query;
-use crate::columns::Moment;
-use crate::page::{next, paged, rows_for};
+use crate::batch::answer::{name, unreadable_name};
+use crate::connection::call::Query;
+use crate::read::page::{next, paged, rows_for};
+use crate::values::columns::Moment;
 
 /// The size of the events in one statement, in bytes: PostgreSQL limits a statement to 1 GiB.
 const PART: usize = 32 << 20;

@@ -15,16 +15,16 @@ use stepwell_core::{
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::answer::{
+use crate::batch::WAYS_GIVEN;
+use crate::batch::answer::{
     attempt, broken, entries, finish, json, name, of_task, scope, unreadable, worker_state,
 };
-use crate::args::is_own;
-use crate::call::Query;
-use crate::columns::Moment;
-use crate::commit::WAYS_GIVEN;
-use crate::error::Fault;
-use crate::link::{ANSWER_TIMEOUT, Line};
-use crate::page::{paged, rows_for};
+use crate::batch::arguments::is_own;
+use crate::connection::call::Query;
+use crate::connection::error::Fault;
+use crate::connection::link::{ANSWER_TIMEOUT, Line};
+use crate::read::page::{paged, rows_for};
+use crate::values::columns::Moment;
 use crate::{POOL, Shared};
 
 /// The maximum number of journal entries in one read.

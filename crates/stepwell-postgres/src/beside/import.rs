@@ -6,13 +6,13 @@ use stepwell_core::store::{ArrivedMessage, MessageId, TaskState, Wait};
 use stepwell_core::{FailureKind, Page, Payload, StoreError, TaskId, TaskRecord, labels};
 
 use crate::Shared;
-use crate::answer::{awaited, name, unreadable};
-use crate::args::{is_own, scope};
-use crate::call::Query;
-use crate::columns::{Moment, micros};
-use crate::page::{next, paged, rows_for};
-use crate::query::wait;
-use crate::session;
+use crate::batch::answer::{awaited, name, unreadable};
+use crate::batch::arguments::{is_own, scope};
+use crate::connection::call::Query;
+use crate::connection::session;
+use crate::read::page::{next, paged, rows_for};
+use crate::read::query::wait;
+use crate::values::columns::{Moment, micros};
 
 impl Shared {
     /// Returns the waits of a task, in the order of their keys.

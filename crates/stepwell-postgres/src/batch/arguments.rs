@@ -15,10 +15,10 @@ use stepwell_core::{
     WATCHED, labels,
 };
 
-use crate::batch::{Sorted, added, word};
-use crate::call::Call;
-use crate::columns::{Moment, bigint, micros};
-use crate::options::PostgresOptions;
+use crate::batch::classify::{Sorted, added, word};
+use crate::connection::call::Call;
+use crate::connection::options::PostgresOptions;
+use crate::values::columns::{Moment, bigint, micros};
 
 /// Adds one argument: an array with a value of each item, or NULL when there are no items. PL/pgSQL
 /// unfolds each array that it receives, which takes longer than all other work of a small batch.

@@ -9,8 +9,8 @@ use sqlx::{ConnectOptions as _, Executor as _};
 use stepwell_core::StoreError;
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::error::{Fault, cannot_connect};
-use crate::options::PostgresOptions;
+use crate::connection::error::{Fault, cannot_connect};
+use crate::connection::options::PostgresOptions;
 
 /// The time after which a read without an answer counts as a lost connection.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -37,7 +37,7 @@ pub(crate) struct Line {
     /// dropped half-way must not be used again.
     pub(crate) conn: Option<PgConnection>,
     /// `true` if calls over the connection need transactions that [set their own
-    /// settings](crate::session).
+    /// settings](crate::connection::session).
     pub(crate) begins: bool,
     pub(crate) number: i16,
     /// The number of successive calls without an answer in time.

@@ -5,7 +5,7 @@ use sqlx::postgres::PgRow;
 use stepwell_core::{StoreError, TaskTypeInfo};
 
 use crate::Shared;
-use crate::answer::{json, name};
+use crate::batch::answer::{json, name};
 
 impl Shared {
     pub(crate) async fn describe(&self, info: TaskTypeInfo) -> Result<(), StoreError> {

@@ -1,0 +1,5 @@
+//! The writes that go beside batches: imports, the history, descriptions of task types.
+
+mod history;
+mod import;
+mod task_types;

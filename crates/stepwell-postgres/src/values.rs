@@ -1,0 +1,3 @@
+//! The engine's types as values of the database.
+
+pub(crate) mod columns;
