@@ -12,9 +12,15 @@ use crate::connection::session;
 /// Invariant: they do not change after their release.
 const MIGRATIONS: &[&str] = &[concat!(
     include_str!("schema/tables.sql"),
+    include_str!("schema/values.sql"),
+    include_str!("schema/waits.sql"),
     include_str!("schema/states.sql"),
     include_str!("schema/circles.sql"),
-    include_str!("schema/intake.sql"),
+    include_str!("schema/arrivals.sql"),
+    include_str!("schema/spawn.sql"),
+    include_str!("schema/commands.sql"),
+    include_str!("schema/purge.sql"),
+    include_str!("schema/guards.sql"),
     include_str!("schema/outbox.sql"),
     include_str!("schema/schedules.sql"),
     include_str!("schema/history.sql"),
@@ -106,7 +112,8 @@ async fn found(conn: &mut PgConnection, options: &PostgresOptions) -> Result<i32
 /// Returns the schema's version, or 0 when there is no schema.
 async fn version(tx: &mut PgConnection, options: &PostgresOptions) -> sqlx::Result<i32> {
     // `to_regclass` may answer from a cache that lacks what another process has just committed.
-    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = $1 AND c.relname = 'schema_version')";
     let there: bool =
         sqlx::query_scalar(sql).persistent(false).bind(&options.schema).fetch_one(&mut *tx).await?;

@@ -1,108 +1,15 @@
--- Notes a batch's number. `heard`: whether another process may be told of something; `limited`: whether any queue may have
--- limits. When in doubt, it is so. `repeated`: the process has sent the batch before.
-CREATE FUNCTION stepwell.number(p_process uuid, p_line smallint, p_batch bigint, OUT repeated boolean, OUT heard boolean, OUT limited boolean)
-LANGUAGE plpgsql AS $$
-BEGIN
-    repeated := false;
-    UPDATE stepwell.processes p SET batch = p_batch, seen_at = clock_timestamp()
-    WHERE p.process_id = p_process AND p.line = p_line AND p.batch < p_batch
-    RETURNING EXISTS (SELECT FROM stepwell.processes o WHERE o.process_id <> p_process
-        AND o.seen_at > clock_timestamp() - interval '1 minute'), EXISTS (SELECT FROM stepwell.queues)
-    INTO heard, limited;
-    IF NOT FOUND THEN
-        INSERT INTO stepwell.processes (process_id, line, batch, seen_at)
-        VALUES (p_process, p_line, p_batch, clock_timestamp()) ON CONFLICT DO NOTHING;
-        repeated := NOT FOUND;
-        -- Those that have not been heard of for a day. Nobody else may be there to forget them.
-        DELETE FROM stepwell.processes p WHERE p.process_id IN (
-            SELECT o.process_id FROM stepwell.processes o WHERE o.seen_at < clock_timestamp() - interval '1 day'
-            ORDER BY o.process_id, o.line FOR UPDATE SKIP LOCKED
-        ) AND p.seen_at < clock_timestamp() - interval '1 day';
-        heard := true;
-        limited := true;
-    END IF;
-END $$;
-
--- The fence: whether each run owns its task. What keeps it so until the commit is the lock on the worker's row, without
--- which nobody takes a task from its worker. `parents` and `keys` are of those that do.
-CREATE FUNCTION stepwell.fence(p_tasks uuid[], p_runs uuid[], OUT accepted boolean[], OUT cancel_requested boolean[],
-    OUT parents uuid[], OUT keys stepwell.turn[])
-LANGUAGE plpgsql AS $$
-DECLARE
-    v_tasks uuid[];
-    v_runs uuid[];
-    v_asked boolean[];
-    v_workers uuid[];
-    v_locked bigint;
-BEGIN
-    FOR tries IN 1 .. 100 LOOP
-        SELECT array_agg(o.task_id), array_agg(o.run_id), array_agg(o.cancel_requested), array_agg(o.worker_id),
-            array_agg(o.parent) FILTER (WHERE o.parent IS NOT NULL),
-            array_agg(ROW(o.key_space, o.concurrency_key)::stepwell.turn) FILTER (WHERE o.concurrency_key IS NOT NULL)
-        INTO v_tasks, v_runs, v_asked, v_workers, parents, keys
-        FROM (
-            SELECT l.* FROM stepwell.live_tasks l WHERE l.task_id = ANY (p_tasks) AND l.state = 'running'
-            ORDER BY l.task_id
-        ) o;
-        IF v_workers[1] <> ANY (v_workers) THEN
-            v_workers := ARRAY (SELECT DISTINCT w FROM unnest(v_workers) AS w);
-        ELSE
-            v_workers := v_workers[1:1];
-        END IF;
-        PERFORM FROM stepwell.workers w WHERE w.worker_id = ANY (v_workers) ORDER BY w.worker_id FOR KEY SHARE;
-        GET DIAGNOSTICS v_locked = ROW_COUNT;
-        IF v_locked = coalesce(cardinality(v_workers), 0) THEN
-            IF v_runs = p_runs THEN
-                accepted := array_fill(true, ARRAY[cardinality(p_runs)]);
-                cancel_requested := v_asked;
-            ELSE
-                SELECT array_agg(o.task_id IS NOT NULL ORDER BY x.i), array_agg(coalesce(o.asked, false) ORDER BY x.i)
-                INTO accepted, cancel_requested
-                FROM unnest(p_tasks, p_runs) WITH ORDINALITY AS x(task_id, run_id, i)
-                LEFT JOIN unnest(v_tasks, v_runs, v_asked) AS o(task_id, run_id, asked) USING (task_id, run_id);
-            END IF;
-            RETURN;
-        END IF;
-        -- A worker was buried between the two statements: its tasks are no longer its own.
-    END LOOP;
-    RAISE EXCEPTION 'running tasks name a worker that is not in %: were its rows deleted by hand?',
-        'stepwell.workers'::regclass;
-END $$;
-
--- What each transition asks for next; NULL for those that were refused.
-CREATE FUNCTION stepwell.unless_refused(p_next text[], p_accepted boolean[]) RETURNS text[]
-LANGUAGE plpgsql AS $$
-BEGIN
-    IF true = ALL (p_accepted) THEN
-        RETURN p_next;
-    END IF;
-    RETURN ARRAY (SELECT CASE WHEN x.accepted THEN x.next END
-        FROM unnest(p_next, p_accepted) WITH ORDINALITY AS x(next, accepted, i) ORDER BY x.i);
-END $$;
-
--- Notifies other processes of work, and of tasks that have ended.
-CREATE FUNCTION stepwell.tell(p_channel text, p_process uuid DEFAULT NULL,
-    p_work boolean DEFAULT false, p_finished boolean DEFAULT false) RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
-    IF p_work OR p_finished THEN
-        PERFORM pg_notify(p_channel, coalesce(p_process::text, '-') || ' '
-            || CASE WHEN p_work THEN 'w' ELSE '' END || CASE WHEN p_finished THEN 'f' ELSE '' END);
-    END IF;
-END $$;
-
 -- Applies a batch as one. Parallel arrays hold its lists, and a list without items is NULL. Callers
 -- name the arguments. `…_of` is the position of the transition to which an item belongs, from 1;
--- NULL for an item of a client. `s_schedule` is the position of the change of a schedule that spawns
--- the task. Items of transitions come first, then those of schedules, then those of clients.
+-- NULL for an item of a client. `s_schedule` is the position of the change of a schedule that
+-- spawns the task. Items of transitions come first, then those of schedules, then those of clients.
 -- Transitions come in the order of their tasks' ids, so that all commits lock rows in one order.
 --
 -- The answer is one of these three when the batch was not applied:
 --
 -- - `repeated`: the process has sent the batch before.
 -- - `unsettled`: the outbox is to be settled first.
--- - `moved`: the database is on this timeline, and not on `p_timeline`. It was promoted or restored,
---   and may lack what was committed last.
+-- - `moved`: the database is on this timeline, and not on `p_timeline`. It was promoted or
+--   restored, and may lack what was committed last.
 --
 -- Without a number (`p_batch`), the batch is a spawn in a user's transaction. `p_claims_of` is the
 -- number of a batch whose claims are returned again. `t_after` is where the journals of the
@@ -156,24 +63,25 @@ CREATE FUNCTION stepwell.commit(
     -- Signals and claims of workers.
     signals jsonb DEFAULT NULL, claims jsonb DEFAULT NULL,
     OUT repeated boolean, OUT unsettled boolean, OUT moved text, OUT r_now timestamptz,
-    OUT t_accepted boolean[], OUT t_cancel_requested boolean[], OUT t_suspended boolean[], OUT t_facts json,
-    OUT t_blocked uuid[],
+    OUT t_accepted boolean[], OUT t_cancel_requested boolean[], OUT t_suspended boolean[],
+    OUT t_facts json, OUT t_blocked uuid[],
     OUT c_answer text[], OUT c_needed_by uuid[], OUT ev_first boolean[], OUT m_accepted boolean[],
-    OUT s_claimed boolean[], OUT s_existing uuid[], OUT s_existing_run uuid[], OUT s_existing_attempt bigint[],
-    OUT h_outcome text[],
-    OUT signal_status text[],
-    OUT cl_of integer[], OUT cl_task uuid[], OUT cl_run uuid[], OUT cl_attempt bigint[], OUT cl_crashes bigint[], OUT cl_lost bigint[],
-    OUT cl_had_it boolean[],
+    OUT s_claimed boolean[], OUT s_existing uuid[], OUT s_existing_run uuid[],
+    OUT s_existing_attempt bigint[],
+    OUT h_outcome text[], OUT signal_status text[],
+    OUT cl_of integer[], OUT cl_task uuid[], OUT cl_run uuid[], OUT cl_attempt bigint[],
+    OUT cl_crashes bigint[], OUT cl_lost bigint[], OUT cl_had_it boolean[],
     OUT cl_max_attempts bigint[], OUT cl_type text[], OUT cl_queue text[], OUT cl_params text[],
-    OUT cl_headers text[], OUT cl_scope text[], OUT cl_key text[], OUT cl_retry text[], OUT cl_apart uuid[], OUT cl_waits json,
-    OUT cl_facts json, OUT cl_poked_of integer[], OUT cl_poked uuid[],
-    OUT j_of integer[], OUT j_seq bigint[], OUT j_kind text[], OUT j_name text[], OUT j_ordinal bigint[],
-    OUT j_outcome text[], OUT j_payload text[], OUT j_at timestamptz[],
-    OUT next_due timestamptz[],
-    OUT ready text[], OUT poked uuid[], OUT finished uuid[])
+    OUT cl_headers text[], OUT cl_scope text[], OUT cl_key text[], OUT cl_retry text[],
+    OUT cl_apart uuid[], OUT cl_waits json, OUT cl_facts json,
+    OUT cl_poked_of integer[], OUT cl_poked uuid[],
+    OUT j_of integer[], OUT j_seq bigint[], OUT j_kind text[], OUT j_name text[],
+    OUT j_ordinal bigint[], OUT j_outcome text[], OUT j_payload text[], OUT j_at timestamptz[],
+    OUT next_due timestamptz[], OUT ready text[], OUT poked uuid[], OUT finished uuid[])
 LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
-SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off SET jit = off AS $$
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_bitmapscan = off SET enable_material = off SET jit = off AS $$
 DECLARE
     v_parents uuid[];
     v_keys stepwell.turn[];
@@ -194,7 +102,8 @@ DECLARE
     v_at boolean[];
     v_apart integer[];
     v_joining integer[];
-    -- Whether another process may be told of something, and whether any queue may have limits. When in doubt, it is so.
+    -- `true` if other processes may have to be notified, and if queues may have limits; both when
+    -- in doubt.
     v_heard boolean := true;
     v_limited boolean := true;
     news stepwell.news;
@@ -203,10 +112,14 @@ DECLARE
     item record;
 BEGIN
     repeated := false;
-    IF current_setting('transaction_isolation') <> 'read committed' OR current_setting('synchronous_commit') = 'off' THEN
+    IF current_setting('transaction_isolation') <> 'read committed'
+        OR current_setting('synchronous_commit') = 'off'
+    THEN
         PERFORM stepwell.own_settings(p_batch IS NOT NULL);
     END IF;
-    IF p_timeline IS NOT NULL AND p_timeline <> left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) THEN
+    IF p_timeline IS NOT NULL
+        AND p_timeline <> left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)
+    THEN
         moved := left(pg_walfile_name(pg_current_wal_insert_lsn()), 8);
         r_now := coalesce(p_now, clock_timestamp());
         RETURN;
@@ -253,15 +166,19 @@ BEGIN
     r_now := coalesce(p_now, clock_timestamp());
 
     IF t_after IS NOT NULL THEN
-        -- Tasks whose journals end before, or behind, what their runs know: they go on from what is there.
+        -- Tasks whose journals end before or after what their runs know continue from what is
+        -- there.
         SELECT array_agg(x.accepted AND x.behind IS NOT TRUE ORDER BY x.i),
             array_agg(x.task_id) FILTER (WHERE x.accepted AND x.behind)
         INTO t_accepted, v_tasks FROM (
-            SELECT x.*, x.after <> coalesce((SELECT max(j.seq) FROM stepwell.journal j WHERE j.task_id = x.task_id), 0) AS behind
-            FROM unnest(t_task, t_accepted, t_after) WITH ORDINALITY AS x(task_id, accepted, after, i)
+            SELECT x.*, x.after <> coalesce((SELECT max(j.seq) FROM stepwell.journal j
+                WHERE j.task_id = x.task_id), 0) AS behind
+            FROM unnest(t_task, t_accepted, t_after) WITH ORDINALITY
+                AS x(task_id, accepted, after, i)
         ) x;
         IF v_tasks IS NOT NULL THEN
-            PERFORM FROM stepwell.live_tasks l WHERE l.task_id = ANY (v_tasks) ORDER BY l.task_id FOR UPDATE;
+            PERFORM FROM stepwell.live_tasks l WHERE l.task_id = ANY (v_tasks) ORDER BY l.task_id
+                FOR UPDATE;
             r := stepwell.give_back(p_now => r_now, p_tasks => v_tasks,
                 p_uncounted => array_fill(true, ARRAY[cardinality(v_tasks)]));
             news := r.news;
@@ -273,27 +190,34 @@ BEGIN
     END IF;
 
     IF t_task IS NOT NULL THEN
-        -- All rows of others that this batch may touch, and its own, in one order. One that journals, or only ends tasks
-        -- that nobody awaits, touches no others; its own rows are locked as they change, in the same order.
-        IF v_parents IS NOT NULL OR ev_name IS NOT NULL OR m_task IS NOT NULL OR 'suspend' = ANY (t_next)
-            OR 'collect' = ANY (t_next) OR ARRAY['event', 'message', 'child'] && (w_kind || u_kind)
+        -- All rows of others that this batch may touch, and its own, are locked in one order. A
+        -- batch that only journals, or ends tasks that no task awaits, touches no other rows. Its
+        -- own rows are locked as they change, in the same order.
+        IF v_parents IS NOT NULL OR ev_name IS NOT NULL OR m_task IS NOT NULL
+            OR 'suspend' = ANY (t_next) OR 'collect' = ANY (t_next)
+            OR ARRAY['event', 'message', 'child'] && (w_kind || u_kind)
         THEN
-            SELECT array_agg(x.task_id) INTO v_rows FROM unnest(t_task, t_accepted, t_next) WITH ORDINALITY
+            SELECT array_agg(x.task_id) INTO v_rows
+            FROM unnest(t_task, t_accepted, t_next) WITH ORDINALITY
                 AS x(task_id, accepted, next, i)
             WHERE x.accepted AND (x.next <> 'continue' OR x.i = ANY (w_of) OR x.i = ANY (u_of));
             v_rows := v_rows || v_parents || m_task || ARRAY (
                 SELECT w.task_id FROM unnest(ev_name) AS e(emitted)
                 CROSS JOIN LATERAL (
-                    SELECT w.task_id FROM stepwell.waits w WHERE w.target = e.emitted AND w.kind = 'event' OFFSET 0
+                    SELECT w.task_id FROM stepwell.waits w WHERE w.target = e.emitted
+                        AND w.kind = 'event' OFFSET 0
                 ) w);
-            -- A task whose end locks no row of the one that awaits it: whichever of the two comes second sees the first.
+            -- The end of such a task does not lock the row of the task that awaits it. The second
+            -- of the two transactions sees the first.
             IF 'child' = ANY (w_kind) THEN
                 v_rows := v_rows || ARRAY (
                     SELECT l.task_id FROM unnest(w_of, w_kind, w_target) AS w(of, kind, target)
-                    JOIN stepwell.live_tasks l ON l.task_id = CASE w.kind WHEN 'child' THEN stepwell.done_by(w.target::uuid) END
+                    JOIN stepwell.live_tasks l ON l.task_id =
+                        CASE w.kind WHEN 'child' THEN stepwell.done_by(w.target::uuid) END
                     WHERE l.parent IS DISTINCT FROM t_task[w.of]);
             END IF;
-            PERFORM FROM stepwell.live_tasks l WHERE l.task_id = ANY (v_rows) ORDER BY l.task_id FOR UPDATE;
+            PERFORM FROM stepwell.live_tasks l WHERE l.task_id = ANY (v_rows) ORDER BY l.task_id
+                FOR UPDATE;
         END IF;
 
         IF x_of IS NOT NULL THEN
@@ -313,14 +237,15 @@ BEGIN
         END IF;
         IF u_of IS NOT NULL THEN
             WITH gone AS (
-                DELETE FROM stepwell.waits w USING unnest(u_of, u_kind, u_name, u_ordinal) AS u(of, kind, name, ordinal)
-                WHERE w.task_id = t_task[u.of] AND w.kind = u.kind AND w.name = u.name AND w.ordinal = u.ordinal
-                    AND t_accepted[u.of]
+                DELETE FROM stepwell.waits w USING unnest(u_of, u_kind, u_name, u_ordinal)
+                    AS u(of, kind, name, ordinal)
+                WHERE w.task_id = t_task[u.of] AND w.kind = u.kind AND w.name = u.name
+                    AND w.ordinal = u.ordinal AND t_accepted[u.of]
                 RETURNING w.task_id, w.kind, w.target, w.arrived
             )
             SELECT array_agg(g.task_id), array_agg(g.target) INTO v_tasks, v_topics FROM gone g
             WHERE g.kind = 'message' AND g.arrived;
-            -- The mark of a topic goes to another wait, if there is one.
+            -- The mark of a topic moves to another wait, if there is one.
             IF v_tasks IS NOT NULL THEN
                 PERFORM stepwell.mark_messages(v_tasks, v_topics);
             END IF;
@@ -331,10 +256,11 @@ BEGIN
                     FROM unnest(s_of) WITH ORDINALITY AS o(of, i) ORDER BY i),
                 s_task => s_task, s_run => s_run, s_type => s_type, s_queue => s_queue,
                 s_priority => s_priority, s_max_attempts => s_max_attempts, s_retry => s_retry,
-                s_headers => s_headers, s_params => s_params, s_parent => s_parent, s_scope => s_scope,
-                s_idempotency_key => s_idempotency_key, s_concurrency_key => s_concurrency_key,
-                s_code_version => s_code_version, s_start_at => s_start_at,
-                s_max_delay => s_max_delay, s_max_duration => s_max_duration, s_claim_by => s_claim_by,
+                s_headers => s_headers, s_params => s_params, s_parent => s_parent,
+                s_scope => s_scope, s_idempotency_key => s_idempotency_key,
+                s_concurrency_key => s_concurrency_key, s_code_version => s_code_version,
+                s_start_at => s_start_at, s_max_delay => s_max_delay,
+                s_max_duration => s_max_duration, s_claim_by => s_claim_by,
                 s_coalesce => s_coalesce, b_of => b_of, b_name => b_name, b_value => b_value,
                 b_own => b_own);
             news := stepwell.both(news, r.news);
@@ -342,32 +268,42 @@ BEGIN
                 s_existing := r.existing;
                 s_existing_run := r.existing_runs;
                 s_existing_attempt := r.existing_attempts;
-                -- The entry of a child that was not created went in with the others.
-                DELETE FROM stepwell.journal j USING unnest(s_of, s_seq, s_existing) AS x(of, seq, existing)
+                -- The entry of a child that was not created was added with the others.
+                DELETE FROM stepwell.journal j USING unnest(s_of, s_seq, s_existing)
+                    AS x(of, seq, existing)
                 WHERE x.existing IS NOT NULL AND j.task_id = t_task[x.of] AND j.seq = x.seq;
                 INSERT INTO stepwell.needs (task_id, needed_by) SELECT x.existing, t_task[x.of]
-                FROM unnest(s_of, s_existing) AS x(of, existing) WHERE x.existing IS NOT NULL ON CONFLICT DO NOTHING;
+                FROM unnest(s_of, s_existing) AS x(of, existing) WHERE x.existing IS NOT NULL
+                ON CONFLICT DO NOTHING;
             END IF;
         END IF;
         IF w_of IS NOT NULL THEN
-            -- Behind the spawns: a child that is not there has ended. Of the waits for one topic, the first is marked.
+            -- After the spawns: a child without a row has ended. Of the waits for one topic, the
+            -- first is marked.
             INSERT INTO stepwell.waits AS o (task_id, kind, name, ordinal, target, due_at, arrived)
             SELECT w.task_id, w.kind, w.name, w.ordinal, w.target, w.due_at, CASE w.kind
                 WHEN 'event' THEN EXISTS (SELECT FROM stepwell.events e WHERE e.name = w.target
-                    AND e.queue IN ('', (SELECT l.queue FROM stepwell.live_tasks l WHERE l.task_id = w.task_id)))
-                WHEN 'message' THEN w.nth = 1 AND EXISTS (SELECT FROM stepwell.messages m
-                    WHERE m.task_id = w.task_id AND m.topic = w.target) AND NOT EXISTS (SELECT FROM stepwell.waits t
-                    WHERE t.task_id = w.task_id AND t.arrived AND t.kind = 'message' AND t.target = w.target)
-                WHEN 'child' THEN NOT EXISTS (SELECT FROM stepwell.live_tasks l WHERE l.task_id = w.target::uuid)
+                    AND e.queue IN ('', (SELECT l.queue FROM stepwell.live_tasks l
+                        WHERE l.task_id = w.task_id)))
+                WHEN 'message' THEN w.nth = 1
+                    AND EXISTS (SELECT FROM stepwell.messages m
+                        WHERE m.task_id = w.task_id AND m.topic = w.target)
+                    AND NOT EXISTS (SELECT FROM stepwell.waits t
+                        WHERE t.task_id = w.task_id AND t.arrived AND t.kind = 'message'
+                            AND t.target = w.target)
+                WHEN 'child' THEN NOT EXISTS (SELECT FROM stepwell.live_tasks l
+                    WHERE l.task_id = w.target::uuid)
                 ELSE false END
             FROM (
-                SELECT t_task[w.of] AS task_id, w.*, row_number() OVER (PARTITION BY w.of, w.kind, w.target) AS nth
+                SELECT t_task[w.of] AS task_id, w.*,
+                    row_number() OVER (PARTITION BY w.of, w.kind, w.target) AS nth
                 FROM unnest(w_of, w_kind, w_name, w_ordinal, w_target, w_due_at)
                     AS w(of, kind, name, ordinal, target, due_at)
                 WHERE t_accepted[w.of]
             ) w
             ON CONFLICT (task_id, kind, name, ordinal) DO UPDATE
-            SET target = EXCLUDED.target, due_at = EXCLUDED.due_at, arrived = o.arrived OR EXCLUDED.arrived;
+            SET target = EXCLUDED.target, due_at = EXCLUDED.due_at,
+                arrived = o.arrived OR EXCLUDED.arrived;
         END IF;
         IF ev_of IS NOT NULL THEN
             r := stepwell.emit(p_now => r_now, p_names => ev_name, p_queues => ev_queue,
@@ -390,13 +326,15 @@ BEGIN
             v_found := r.cancelled;
         END IF;
         IF 'retry' = ANY (t_next) OR 'release' = ANY (t_next) THEN
-            v_tasks := ARRAY (SELECT x.task_id FROM unnest(t_task, t_accepted, t_next) AS x(task_id, accepted, next)
+            v_tasks := ARRAY (SELECT x.task_id FROM unnest(t_task, t_accepted, t_next)
+                AS x(task_id, accepted, next)
                 WHERE x.accepted AND x.next = 'retry');
             DELETE FROM stepwell.waits w WHERE w.task_id = ANY (v_tasks);
             SELECT g.* INTO r FROM (
                 SELECT array_agg(x.task_id) AS tasks, array_agg(x.at) AS due_at,
                     array_agg(x.next = 'release') AS uncounted, array_agg(x.failure) AS failures
-                FROM unnest(t_task, t_accepted, t_next, t_at, t_failure) AS x(task_id, accepted, next, at, failure)
+                FROM unnest(t_task, t_accepted, t_next, t_at, t_failure)
+                    AS x(task_id, accepted, next, at, failure)
                 WHERE x.accepted AND x.next IN ('retry', 'release')
             ) b CROSS JOIN LATERAL stepwell.give_back(p_now => r_now, p_tasks => b.tasks,
                 p_uncounted => b.uncounted, p_due_at => b.due_at, p_failures => b.failures) g;
@@ -409,14 +347,17 @@ BEGIN
         END IF;
 
         IF 'suspend' = ANY (t_next) OR 'collect' = ANY (t_next) THEN
-            -- Those that do not look are left out by a NULL, so that each keeps its place.
+            -- Tasks that do not look are a NULL, so that each task keeps its place.
             SELECT array_agg(l.task_id ORDER BY x.i),
                 array_agg(coalesce(l.cancel_requested, (t_cancel_requested)[x.i]) ORDER BY x.i),
                 -- The places of tasks that wait for nothing but the ends of others, or seem to.
-                array_agg(x.i::integer ORDER BY x.i) FILTER (WHERE x.next = 'suspend' AND x.at IS NULL AND NOT l.cancel_requested
-                    AND (SELECT w.kind FROM stepwell.waits w WHERE w.task_id = l.task_id ORDER BY w.kind DESC LIMIT 1) = 'child')
+                array_agg(x.i::integer ORDER BY x.i) FILTER (WHERE x.next = 'suspend'
+                    AND x.at IS NULL AND NOT l.cancel_requested
+                    AND (SELECT w.kind FROM stepwell.waits w WHERE w.task_id = l.task_id
+                        ORDER BY w.kind DESC LIMIT 1) = 'child')
             INTO v_tasks, t_cancel_requested, v_joining
-            FROM unnest(t_task, t_run, t_next, t_at) WITH ORDINALITY AS x(task_id, run_id, next, at, i)
+            FROM unnest(t_task, t_run, t_next, t_at) WITH ORDINALITY
+                AS x(task_id, run_id, next, at, i)
             LEFT JOIN LATERAL (
                 SELECT l.* FROM stepwell.live_tasks l WHERE l.task_id = x.task_id OFFSET 0
             ) l ON x.next IN ('suspend', 'collect') AND l.run_id = x.run_id AND l.state = 'running';
@@ -426,11 +367,12 @@ BEGIN
                 FROM stepwell.blocked_among(t_task, v_joining, v_found) b;
             END IF;
             WITH suspended AS (
-                UPDATE stepwell.live_tasks l SET state = 'suspended', running_in = NULL, attempt = l.attempt - 1, crashes = 0, poked = false,
-                    due_at = x.at
+                UPDATE stepwell.live_tasks l SET state = 'suspended', running_in = NULL,
+                    attempt = l.attempt - 1, crashes = 0, poked = false, due_at = x.at
                 FROM unnest(t_task, t_run, t_next, t_at) AS x(task_id, run_id, next, at)
-                WHERE x.next = 'suspend' AND l.task_id = x.task_id AND l.run_id = x.run_id AND l.state = 'running'
-                    AND NOT l.cancel_requested AND (x.at <= r_now) IS NOT TRUE
+                WHERE x.next = 'suspend' AND l.task_id = x.task_id AND l.run_id = x.run_id
+                    AND l.state = 'running' AND NOT l.cancel_requested
+                    AND (x.at <= r_now) IS NOT TRUE
                     AND (v_found IS NULL OR l.task_id <> ALL (v_found))
                 RETURNING l.task_id, l.due_at, l.queue
             )
@@ -509,20 +451,24 @@ BEGIN
             s_existing_run := r.existing_runs;
             s_existing_attempt := r.existing_attempts;
         ELSIF r.existing IS NOT NULL THEN
-            SELECT array_agg(coalesce(x.own, x.client) ORDER BY x.i), array_agg(coalesce(x.own_run, x.client_run) ORDER BY x.i),
+            SELECT array_agg(coalesce(x.own, x.client) ORDER BY x.i),
+                array_agg(coalesce(x.own_run, x.client_run) ORDER BY x.i),
                 array_agg(coalesce(x.own_attempt, x.client_attempt) ORDER BY x.i)
             INTO s_existing, s_existing_run, s_existing_attempt
-            FROM unnest(s_existing, r.existing, s_existing_run, r.existing_runs, s_existing_attempt, r.existing_attempts)
-                WITH ORDINALITY AS x(own, client, own_run, client_run, own_attempt, client_attempt, i);
+            FROM unnest(s_existing, r.existing, s_existing_run, r.existing_runs,
+                s_existing_attempt, r.existing_attempts) WITH ORDINALITY
+                AS x(own, client, own_run, client_run, own_attempt, client_attempt, i);
         END IF;
         news := stepwell.both(news, r.news);
     END IF;
 
     IF h_name IS NOT NULL THEN
-        -- In one order, whatever the batch's own.
+        -- In one order, whatever order the batch has.
         PERFORM FROM stepwell.schedules s WHERE s.name = ANY (h_name) ORDER BY s.name FOR UPDATE;
-        FOR item IN SELECT * FROM unnest(h_name, h_seen, h_version, h_definition, h_next_at, h_last_task, h_unless_running)
-            WITH ORDINALITY AS c(name, seen, version, definition, next_at, last_task, unless_running, i) ORDER BY c.i
+        FOR item IN SELECT * FROM unnest(h_name, h_seen, h_version, h_definition, h_next_at,
+            h_last_task, h_unless_running) WITH ORDINALITY
+            AS c(name, seen, version, definition, next_at, last_task, unless_running, i)
+            ORDER BY c.i
         LOOP
             v_state := stepwell.change_schedule(p_name => item.name, p_seen => item.seen,
                 p_version => item.version, p_definition => item.definition,
@@ -534,10 +480,11 @@ BEGIN
                         FROM unnest(s_schedule) WITH ORDINALITY AS s(schedule, i) ORDER BY s.i),
                     s_task => s_task, s_run => s_run, s_type => s_type, s_queue => s_queue,
                     s_priority => s_priority, s_max_attempts => s_max_attempts, s_retry => s_retry,
-                    s_headers => s_headers, s_params => s_params, s_parent => s_parent, s_scope => s_scope,
-                    s_idempotency_key => s_idempotency_key, s_concurrency_key => s_concurrency_key,
-                    s_code_version => s_code_version, s_start_at => s_start_at,
-                    s_max_delay => s_max_delay, s_max_duration => s_max_duration, s_claim_by => s_claim_by,
+                    s_headers => s_headers, s_params => s_params, s_parent => s_parent,
+                    s_scope => s_scope, s_idempotency_key => s_idempotency_key,
+                    s_concurrency_key => s_concurrency_key, s_code_version => s_code_version,
+                    s_start_at => s_start_at, s_max_delay => s_max_delay,
+                    s_max_duration => s_max_duration, s_claim_by => s_claim_by,
                     s_coalesce => s_coalesce, b_of => b_of, b_name => b_name, b_value => b_value,
                     b_own => b_own);
                 news := stepwell.both(news, r.news);
@@ -547,8 +494,10 @@ BEGIN
     END IF;
 
     IF q_queue IS NOT NULL THEN
-        FOR item IN SELECT * FROM unnest(q_queue, q_action, q_max_running, q_max_per_worker, q_rate_starts, q_rate_per)
-            WITH ORDINALITY AS c(queue, action, max_running, max_per_worker, rate_starts, rate_per, i) ORDER BY c.i
+        FOR item IN SELECT * FROM unnest(q_queue, q_action, q_max_running, q_max_per_worker,
+            q_rate_starts, q_rate_per) WITH ORDINALITY
+            AS c(queue, action, max_running, max_per_worker, rate_starts, rate_per, i)
+            ORDER BY c.i
         LOOP
             INSERT INTO stepwell.queues (queue) VALUES (item.queue) ON CONFLICT DO NOTHING;
             IF item.action = 'limit' THEN
@@ -559,14 +508,18 @@ BEGIN
                     rate_starts = item.rate_starts, rate_per = item.rate_per
                 WHERE c.queue = item.queue;
             ELSE
-                UPDATE stepwell.queues c SET paused = item.action = 'pause' WHERE c.queue = item.queue;
+                UPDATE stepwell.queues c SET paused = item.action = 'pause'
+                    WHERE c.queue = item.queue;
             END IF;
-            news.ready := news.ready || ARRAY (SELECT c.queue FROM stepwell.queues c WHERE c.queue = item.queue AND NOT c.paused);
+            news.ready := news.ready || ARRAY (SELECT c.queue FROM stepwell.queues c
+                WHERE c.queue = item.queue AND NOT c.paused);
         END LOOP;
     END IF;
 
     IF signals IS NOT NULL THEN
-        FOR item IN SELECT s.value FROM jsonb_array_elements(signals) WITH ORDINALITY AS s(value, i) ORDER BY s.i LOOP
+        FOR item IN SELECT s.value FROM jsonb_array_elements(signals) WITH ORDINALITY AS s(value, i)
+            ORDER BY s.i
+        LOOP
             v_worker := (item.value ->> 'worker_id')::uuid;
             r := stepwell.signal(r_now, v_worker, item.value);
             news := stepwell.both(news, r.news);
@@ -576,8 +529,8 @@ BEGIN
 
     IF claims IS NOT NULL THEN
         v_tasks := NULL;
-        FOR item IN SELECT c.value, c.i::int FROM jsonb_array_elements(claims) WITH ORDINALITY AS c(value, i)
-            ORDER BY c.i
+        FOR item IN SELECT c.value, c.i::int FROM jsonb_array_elements(claims) WITH ORDINALITY
+            AS c(value, i) ORDER BY c.i
         LOOP
             caused := stepwell.do_what_is_due(r_now);
             news := stepwell.both(news, caused);
@@ -597,13 +550,15 @@ BEGIN
                     v_left := 0;
                 END IF;
             END IF;
-            FOR v_queue IN SELECT q.value #>> '{}' FROM jsonb_array_elements(item.value -> 'queues') WITH ORDINALITY
+            FOR v_queue IN SELECT q.value #>> '{}'
+                FROM jsonb_array_elements(item.value -> 'queues') WITH ORDINALITY
                 AS q(value, i) ORDER BY q.i
             LOOP
                 EXIT WHEN v_left = 0;
                 IF p_claims_of IS NOT NULL THEN
                     -- The claims of a batch whose answer was lost.
-                    SELECT array_agg(item.i) AS claims, array_agg(l.task_id) AS tasks, array_agg(l.run_id) AS runs,
+                    SELECT array_agg(item.i) AS claims, array_agg(l.task_id) AS tasks,
+                        array_agg(l.run_id) AS runs,
                         array_agg(l.attempt) AS attempts, array_agg(l.crashes) AS crashes,
                         array_agg(l.lost) AS lost, array_agg(false) AS had,
                         array_agg(true) AS run
@@ -611,29 +566,38 @@ BEGIN
                     WHERE l.running_in = v_queue AND l.worker_id = v_worker
                         AND l.claim_batch = p_claims_of;
                 ELSE
-                    v_room := stepwell.room(p_now => r_now, p_queue => v_queue, p_worker => v_worker,
-                        p_room => v_left);
+                    v_room := stepwell.room(p_now => r_now, p_queue => v_queue,
+                        p_worker => v_worker, p_room => v_left);
                     CONTINUE WHEN v_room.room = 0;
                     IF v_room.starts IS NULL THEN
-                        SELECT array_agg(item.i) AS claims, array_agg(c.r_task) AS tasks, array_agg(c.r_run) AS runs,
+                        SELECT array_agg(item.i) AS claims, array_agg(c.r_task) AS tasks,
+                            array_agg(c.r_run) AS runs,
                             array_agg(c.r_attempt) AS attempts, array_agg(c.r_crashes) AS crashes,
-                            array_agg(c.r_lost) AS lost, array_agg(c.r_had_it) AS had, array_agg(c.r_had_run) AS run
+                            array_agg(c.r_lost) AS lost, array_agg(c.r_had_it) AS had,
+                            array_agg(c.r_had_run) AS run
                         INTO r FROM stepwell.claim_of_queue(p_now => r_now, p_batch => p_batch,
                             p_worker => v_worker, p_queue => v_queue, p_types => v_types,
                             p_version => item.value ->> 'code_version', p_only_starts => false,
                             p_suspect => v_suspect, p_limit => v_room.room) c;
                     ELSE
-                        SELECT array_agg(item.i) AS claims, array_agg(c.r_task) AS tasks, array_agg(c.r_run) AS runs,
+                        SELECT array_agg(item.i) AS claims, array_agg(c.r_task) AS tasks,
+                            array_agg(c.r_run) AS runs,
                             array_agg(c.r_attempt) AS attempts, array_agg(c.r_crashes) AS crashes,
-                            array_agg(c.r_lost) AS lost, array_agg(c.r_had_it) AS had, array_agg(c.r_had_run) AS run
+                            array_agg(c.r_lost) AS lost, array_agg(c.r_had_it) AS had,
+                            array_agg(c.r_had_run) AS run
                         INTO r FROM stepwell.claim_going_on(p_now => r_now, p_batch => p_batch,
                             p_worker => v_worker, p_queue => v_queue, p_types => v_types,
                             p_version => item.value ->> 'code_version', p_limit => v_room.room) c;
-                        v_starts := least(v_room.starts, v_room.room - coalesce(cardinality(r.tasks), 0));
-                        SELECT r.claims || array_agg(item.i) AS claims, r.tasks || array_agg(c.r_task) AS tasks,
-                            r.runs || array_agg(c.r_run) AS runs, r.attempts || array_agg(c.r_attempt) AS attempts,
-                            r.crashes || array_agg(c.r_crashes) AS crashes, r.lost || array_agg(c.r_lost) AS lost, r.had || array_agg(c.r_had_it) AS had, r.run || array_agg(c.r_had_run) AS run,
-                            count(*) AS started
+                        v_starts := least(v_room.starts,
+                            v_room.room - coalesce(cardinality(r.tasks), 0));
+                        SELECT r.claims || array_agg(item.i) AS claims,
+                            r.tasks || array_agg(c.r_task) AS tasks,
+                            r.runs || array_agg(c.r_run) AS runs,
+                            r.attempts || array_agg(c.r_attempt) AS attempts,
+                            r.crashes || array_agg(c.r_crashes) AS crashes,
+                            r.lost || array_agg(c.r_lost) AS lost,
+                            r.had || array_agg(c.r_had_it) AS had,
+                            r.run || array_agg(c.r_had_run) AS run, count(*) AS started
                         INTO r FROM stepwell.claim_of_queue(p_now => r_now, p_batch => p_batch,
                             p_worker => v_worker, p_queue => v_queue, p_types => v_types,
                             p_version => item.value ->> 'code_version', p_only_starts => true,
@@ -654,45 +618,57 @@ BEGIN
                 cl_had_it := cl_had_it || r.had;
                 v_left := v_left - cardinality(r.tasks);
                 v_tasks := v_tasks || ARRAY (SELECT CASE WHEN c.had_run THEN c.task_id END
-                    FROM unnest(r.tasks, r.run) WITH ORDINALITY AS c(task_id, had_run, i) ORDER BY c.i);
+                    FROM unnest(r.tasks, r.run) WITH ORDINALITY AS c(task_id, had_run, i)
+                        ORDER BY c.i);
             END LOOP;
             next_due := next_due || least(v_due,
-                (SELECT l.due_at FROM stepwell.live_tasks l WHERE l.due_at IS NOT NULL ORDER BY l.due_at LIMIT 1),
+                (SELECT l.due_at FROM stepwell.live_tasks l WHERE l.due_at IS NOT NULL
+                    ORDER BY l.due_at LIMIT 1),
                 (SELECT l.cancel_at FROM stepwell.live_tasks l WHERE l.cancel_at IS NOT NULL
                     ORDER BY l.cancel_at LIMIT 1));
         END LOOP;
         IF cl_task IS NOT NULL THEN
-            -- Long parameters are left to be read task by task.
-            -- A task that is not in `tasks` has no type, and keeps its place.
-            SELECT array_agg(coalesce(t.max_attempts, 1)), array_agg(t.task_type), array_agg(coalesce(t.queue, 'gone')),
+            -- Long parameters are read by themselves, task by task. A task without a row in `tasks`
+            -- has no type, and keeps its place.
+            SELECT array_agg(coalesce(t.max_attempts, 1)), array_agg(t.task_type),
+                array_agg(coalesce(t.queue, 'gone')),
                 array_agg(CASE WHEN t.fits AND t.params IS NOT NULL THEN t.params ELSE 'null' END),
                 array_agg(CASE WHEN t.fits AND t.headers IS NOT NULL THEN t.headers ELSE '{}' END),
                 array_agg(coalesce(t.retry, '{"kind":"none"}')),
                 CASE WHEN bool_or(t.scope IS NOT NULL) THEN array_agg(t.scope) END,
-                CASE WHEN bool_or(t.concurrency_key IS NOT NULL) THEN array_agg(t.concurrency_key) END,
+                CASE WHEN bool_or(t.concurrency_key IS NOT NULL)
+                    THEN array_agg(t.concurrency_key) END,
                 array_agg(t.task_id) FILTER (WHERE NOT t.fits)
-            INTO cl_max_attempts, cl_type, cl_queue, cl_params, cl_headers, cl_retry, cl_scope, cl_key, cl_apart
+            INTO cl_max_attempts, cl_type, cl_queue, cl_params, cl_headers, cl_retry, cl_scope,
+                cl_key, cl_apart
             FROM (
-                SELECT t.*, sum(octet_length(t.params) + octet_length(t.headers)) OVER (ORDER BY c.i)
-                    <= stepwell.answer_bytes() AS fits
-                FROM unnest(cl_task) WITH ORDINALITY AS c(task_id, i) LEFT JOIN stepwell.tasks t USING (task_id)
+                SELECT t.*, sum(octet_length(t.params) + octet_length(t.headers))
+                    OVER (ORDER BY c.i) <= stepwell.answer_bytes() AS fits
+                FROM unnest(cl_task) WITH ORDINALITY AS c(task_id, i)
+                LEFT JOIN stepwell.tasks t USING (task_id)
                 ORDER BY c.i
             ) t;
             -- A task that never ran has no journal, and waits for nothing.
             IF EXISTS (SELECT FROM unnest(v_tasks) AS c(task_id) WHERE c.task_id IS NOT NULL) THEN
-                cl_waits := stepwell.waits_of(ARRAY (SELECT CASE WHEN NOT c.had_it THEN c.task_id END
-                    FROM unnest(v_tasks, cl_had_it) WITH ORDINALITY AS c(task_id, had_it, i) ORDER BY c.i));
+                cl_waits := stepwell.waits_of(
+                    ARRAY (SELECT CASE WHEN NOT c.had_it THEN c.task_id END
+                        FROM unnest(v_tasks, cl_had_it) WITH ORDINALITY AS c(task_id, had_it, i)
+                        ORDER BY c.i));
                 cl_facts := (stepwell.look(v_tasks)).facts;
-                -- Journals that are too long for the answer are read by themselves, as are those that may be in memory.
+                -- Journals that are too long for the answer are read by themselves, as are those
+                -- that may be in memory.
                 SELECT array_agg(j.i) FILTER (WHERE j.fits), array_agg(j.seq) FILTER (WHERE j.fits),
-                    array_agg(j.kind) FILTER (WHERE j.fits), array_agg(j.name) FILTER (WHERE j.fits),
-                    array_agg(j.ordinal) FILTER (WHERE j.fits), array_agg(j.outcome) FILTER (WHERE j.fits),
-                    array_agg(j.payload) FILTER (WHERE j.fits), array_agg(j.at) FILTER (WHERE j.fits),
+                    array_agg(j.kind) FILTER (WHERE j.fits),
+                    array_agg(j.name) FILTER (WHERE j.fits),
+                    array_agg(j.ordinal) FILTER (WHERE j.fits),
+                    array_agg(j.outcome) FILTER (WHERE j.fits),
+                    array_agg(j.payload) FILTER (WHERE j.fits),
+                    array_agg(j.at) FILTER (WHERE j.fits),
                     array_agg(DISTINCT j.i) FILTER (WHERE NOT j.fits)
                 INTO j_of, j_seq, j_kind, j_name, j_ordinal, j_outcome, j_payload, j_at, v_apart
                 FROM (
-                    SELECT c.i::int, j.*, sum(octet_length(j.payload) + octet_length(j.name) + 64) OVER (ORDER BY c.i)
-                        <= stepwell.answer_bytes() AS fits
+                    SELECT c.i::int, j.*, sum(octet_length(j.payload) + octet_length(j.name) + 64)
+                        OVER (ORDER BY c.i) <= stepwell.answer_bytes() AS fits
                     FROM unnest(v_tasks, cl_had_it) WITH ORDINALITY AS c(task_id, had_it, i)
                     JOIN stepwell.journal j USING (task_id) WHERE NOT c.had_it
                     ORDER BY c.i, j.seq

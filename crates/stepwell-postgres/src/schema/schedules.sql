@@ -1,9 +1,11 @@
--- Schedules.
+-- Changes of schedules.
 
--- Changes a schedule: creates it when nothing was seen, deletes it when there is no new version, and otherwise replaces what was seen.
--- `p_last_task` is the last of the tasks that the change is to spawn. The answer is 'refused', 'changed', or 'spawns'.
-CREATE FUNCTION stepwell.change_schedule(p_name text, p_seen uuid, p_version uuid, p_definition text,
-    p_next_at timestamptz, p_last_task uuid, p_unless_running boolean) RETURNS text
+-- Changes a schedule: creates it when no version was seen, deletes it when there is no new version,
+-- and otherwise replaces the version that was seen. `p_last_task` is the last of the tasks that the
+-- change is to spawn. The answer is 'refused', 'changed', or 'spawns'.
+CREATE FUNCTION stepwell.change_schedule(p_name text, p_seen uuid, p_version uuid,
+    p_definition text, p_next_at timestamptz, p_last_task uuid, p_unless_running boolean)
+    RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
     v_last uuid;
@@ -14,7 +16,8 @@ BEGIN
         INSERT INTO stepwell.schedules (name, version, definition, next_at)
         VALUES (p_name, p_version, p_definition, p_next_at) ON CONFLICT DO NOTHING;
     ELSE
-        UPDATE stepwell.schedules s SET version = p_version, definition = p_definition, next_at = p_next_at
+        UPDATE stepwell.schedules s SET version = p_version, definition = p_definition,
+            next_at = p_next_at
         WHERE s.name = p_name AND s.version = p_seen
         RETURNING s.last_task INTO v_last;
     END IF;

@@ -1,16 +1,18 @@
 -- The name `stepwell` stands for the schema that the store was given.
 --
--- What grows with history (tasks, outcomes, journal) is only ever added to, in the order of time-ordered ids, and is
--- deleted by retention alone: it needs no vacuum but the one that freezes. What changes (live_tasks, waits, messages,
--- workers, queues) holds unfinished tasks only, and stays small; but for the messages of tasks that
--- failed or were cancelled, which a retry receives:
+-- Tables that grow with history (tasks, outcomes, journal) are only added to, in the order of
+-- time-ordered ids, and retention alone deletes from them: they need no vacuum but the one that
+-- freezes. Tables that change (live_tasks, waits, messages, workers, queues) hold unfinished tasks
+-- only, and stay small. The exception are the messages of tasks that failed or were cancelled,
+-- which a retry receives:
 --
 --     spawn ──▶ tasks      (what was asked for)     spawn ──▶ live_tasks (where it stands) ──┐
 --                                                                                       end │
 --     step ───▶ journal                              outcomes (how it ended) ◀──────────────┘
 --
--- Payloads are JSON text. They are kept as `text`, so that a payload that PostgreSQL's own parser refuses (nested too
--- deeply, say) still belongs to its task alone; the view `overview` shows them as `json`.
+-- Payloads are JSON text. The columns are `text`, so that a payload that PostgreSQL's own parser
+-- refuses (nested too deeply, for example) belongs to its task alone. The view `overview` shows
+-- them as `json`.
 
 CREATE TABLE stepwell.tasks (
     task_id          uuid        PRIMARY KEY,
@@ -43,34 +45,38 @@ CREATE TABLE stepwell.live_tasks (
     worker_id        uuid,                 -- who runs it; of a suspended task, who ran it
     claim_batch      bigint,               -- the batch of the worker's process that claimed it
     parent           uuid,
-    -- Whether a task may have spawned it, or been answered with it, and so may await its end: it has a parent, an
-    -- idempotency key or a concurrency key.
+    -- `true` if another task may await its end, because that task has spawned it or was answered
+    -- with it: it has a parent, an idempotency key or a concurrency key.
     known            boolean     NOT NULL DEFAULT false,
     code_version     text,                 -- only workers of this version may claim it
     concurrency_key  text,
     key_space        text,                 -- of its concurrency key
-    place            bigint,               -- its place among the tasks of its concurrency key and key space; NULL while
-                                           -- that is in the outbox
+    -- Its place among the tasks of its concurrency key and key space; NULL while that is in the
+    -- outbox.
+    place            bigint,
     blocked          boolean     NOT NULL DEFAULT false, -- another one of these comes first, or may
     paused           boolean     NOT NULL DEFAULT false, -- no worker may claim it
     cancel_requested boolean     NOT NULL DEFAULT false,
-    compensating     boolean     NOT NULL DEFAULT false, -- what it did is being undone, then it ends
+    -- `true` while what it did is being undone, before it ends.
+    compensating     boolean     NOT NULL DEFAULT false,
     ends_as          text,                 -- failed or cancelled, when its compensation is given up
     poked            boolean     NOT NULL DEFAULT false, -- something arrived while it ran
     crashes          bigint      NOT NULL DEFAULT 0,     -- crashes in a row
-    progress_at_crash bigint     NOT NULL DEFAULT 0,     -- the journal's last entry at the last crash
+    -- The journal's last entry at the last crash.
+    progress_at_crash bigint     NOT NULL DEFAULT 0,
     lost             bigint      NOT NULL DEFAULT 0,     -- attempts that a crash has ended
     ready_at         timestamptz NOT NULL,
     started_at       timestamptz,
     due_at           timestamptz,          -- becomes claimable then
     cancel_at        timestamptz,          -- is cancelled then
     failure          text,                 -- of the latest attempt that failed
-    -- The queue, while it runs: for the index of what does. A predicate on `state` would tempt the planner: an index that
-    -- seems small, for every statement that asks for a running task.
+    -- The queue, while the task runs, for the index of running tasks. An index with a predicate on
+    -- `state` would seem small to the planner, which would use it for every statement about a
+    -- running task.
     running_in       text
 ) WITH (
     fillfactor = 70,
-    -- Every task passes through; the ends of its indexes are where claims look.
+    -- Every task passes through this table, and claims read the ends of its indexes.
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
     autovacuum_vacuum_cost_delay = 0, vacuum_index_cleanup = on,
     autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000
@@ -78,22 +84,27 @@ CREATE TABLE stepwell.live_tasks (
 
 CREATE INDEX live_tasks_ready ON stepwell.live_tasks (queue, priority DESC, ready_at, task_id)
     WHERE state = 'pending' AND due_at IS NULL AND NOT blocked AND NOT paused AND crashes < 2;
--- Those that go on after a suspension, for queues with a rate.
+-- The tasks that continue after a suspension, for queues with a rate.
 CREATE INDEX live_tasks_go_on ON stepwell.live_tasks (queue, priority DESC, ready_at, task_id)
-    WHERE state = 'pending' AND due_at IS NULL AND NOT blocked AND NOT paused AND crashes < 2 AND worker_id IS NOT NULL;
--- Those of which a process runs one at a time.
+    WHERE state = 'pending' AND due_at IS NULL AND NOT blocked AND NOT paused AND crashes < 2
+        AND worker_id IS NOT NULL;
+-- The suspects, of which a process runs one at a time.
 CREATE INDEX live_tasks_suspects ON stepwell.live_tasks (queue, priority DESC, ready_at, task_id)
     WHERE state = 'pending' AND due_at IS NULL AND NOT blocked AND NOT paused AND crashes >= 2;
 CREATE INDEX live_tasks_due ON stepwell.live_tasks (due_at, task_id) WHERE due_at IS NOT NULL;
-CREATE INDEX live_tasks_deadline ON stepwell.live_tasks (cancel_at, task_id) WHERE cancel_at IS NOT NULL;
--- By queue first, for its limits; a dead worker's tasks are looked for among all that run, which are few.
-CREATE INDEX live_tasks_running ON stepwell.live_tasks (running_in, worker_id) WHERE running_in IS NOT NULL;
+CREATE INDEX live_tasks_deadline ON stepwell.live_tasks (cancel_at, task_id)
+    WHERE cancel_at IS NOT NULL;
+-- The queue comes first, for its limits. The tasks of a dead worker are searched among all running
+-- tasks, which are few.
+CREATE INDEX live_tasks_running ON stepwell.live_tasks (running_in, worker_id)
+    WHERE running_in IS NOT NULL;
 CREATE INDEX live_tasks_poked ON stepwell.live_tasks (worker_id) WHERE poked;
 CREATE INDEX live_tasks_parent ON stepwell.live_tasks (parent) WHERE parent IS NOT NULL;
-CREATE INDEX live_tasks_key ON stepwell.live_tasks (concurrency_key, key_space, place) WHERE concurrency_key IS NOT NULL;
+CREATE INDEX live_tasks_key ON stepwell.live_tasks (concurrency_key, key_space, place)
+    WHERE concurrency_key IS NOT NULL;
 
--- The labels among the tasks' headers. A scope's tasks are those with its labels that have these of their own: of their scope,
--- or without any. So what others put into headers is not in the way of a scope's lists.
+-- The labels among the tasks' headers. A scope contains the tasks that have its labels as their
+-- own: of their scope, or without a scope. Other headers do not slow the lists of a scope.
 CREATE TABLE stepwell.labels (
     task_id uuid    NOT NULL,
     name    text    NOT NULL,
@@ -105,24 +116,10 @@ CREATE TABLE stepwell.labels (
 CREATE INDEX labels_value ON stepwell.labels (name, value, task_id);
 CREATE INDEX labels_own ON stepwell.labels (name, value, task_id) WHERE own;
 
--- Whether a task's scope asks for all that another one does. One that cannot be read does not.
-CREATE FUNCTION stepwell.is_within(p_scope text, p_other text) RETURNS boolean
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    RETURN p_scope::jsonb @> p_other::jsonb;
-EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
-    RETURN false;
-END $$;
-
 CREATE SEQUENCE stepwell.places;
 
 -- A concurrency key, in the key space of its scope.
 CREATE TYPE stepwell.turn AS (space text, key text);
-
--- The key space of a scope: its text, or what stands for one that is too long for an index.
-CREATE FUNCTION stepwell.key_space(p_scope text) RETURNS text LANGUAGE sql IMMUTABLE
-    RETURN CASE WHEN octet_length(p_scope) > 256 THEN encode(sha256(convert_to(p_scope, 'UTF8')), 'hex')
-        ELSE coalesce(p_scope, '') END;
 
 CREATE TABLE stepwell.outcomes (
     task_id          uuid        PRIMARY KEY,
@@ -148,8 +145,8 @@ CREATE TABLE stepwell.idempotency_keys (
     PRIMARY KEY (task_type, idempotency_key, key_space)
 );
 
--- Tasks that others were answered with, which may have yet to await them. One that has failed or
--- was cancelled may be retried, and await them then: so its rows stay until it is deleted.
+-- Tasks that others were answered with, and may have yet to await. A task that has failed or was
+-- cancelled may be retried, and await them then, so its rows stay until it is deleted.
 CREATE TABLE stepwell.needs (
     task_id   uuid NOT NULL,
     needed_by uuid NOT NULL,
@@ -175,12 +172,13 @@ CREATE TABLE stepwell.waits (
     kind    text   NOT NULL,
     name    text   NOT NULL,
     ordinal bigint NOT NULL,
-    -- An event's name, a message's topic, a child's id. It is looked for by how it begins, which only an index of bytes
-    -- can do; and so is compared with columns that are kept like it.
+    -- An event's name, a message's topic, or a child's id. Lists search for its beginning, for
+    -- which an index needs the order of bytes; columns that are compared with it have the same
+    -- order.
     target  text   COLLATE "C",
     due_at  timestamptz,
-    -- Whether something may have arrived. A look reads these waits, and no others. Whoever changes it has locked the task's row
-    -- in live_tasks. One of the waits for a topic is enough.
+    -- `true` if something may have arrived. A look reads these waits only. The transaction that
+    -- changes it has locked the task's row in live_tasks. One marked wait for a topic is enough.
     arrived boolean NOT NULL DEFAULT false,
     PRIMARY KEY (task_id, kind, name, ordinal)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
@@ -220,7 +218,7 @@ CREATE TABLE stepwell.workers (
     lease         bigint      NOT NULL            -- microseconds
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
--- Queues that somebody has changed.
+-- Queues that a client has paused or limited.
 CREATE TABLE stepwell.queues (
     queue                  text        PRIMARY KEY,
     paused                 boolean     NOT NULL DEFAULT false,
@@ -229,7 +227,7 @@ CREATE TABLE stepwell.queues (
     rate_starts            bigint,
     rate_per               bigint,         -- microseconds
     used_until             timestamptz,    -- up to when the rate is used up
-    -- Whether a task of it may not simply be started.
+    -- `true` if a task of the queue may not always be started.
     restricts              boolean         GENERATED ALWAYS AS (paused OR max_running IS NOT NULL
         OR max_running_per_worker IS NOT NULL OR rate_starts IS NOT NULL) STORED
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
@@ -242,12 +240,14 @@ CREATE TABLE stepwell.schedules (
     last_task  uuid                        -- the last one that it spawned
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
-CREATE INDEX schedules_next ON stepwell.schedules (next_at, name COLLATE "C") WHERE next_at IS NOT NULL;
+CREATE INDEX schedules_next ON stepwell.schedules (next_at, name COLLATE "C")
+    WHERE next_at IS NOT NULL;
 
--- What users' transactions ask for beyond a row of their own: events, and the place of tasks among those of their idempotency
--- or concurrency key. Whatever follows from it is decided by `settle`, after the transaction has committed: its snapshot
--- may be old by then, and what it has locked would be waited for. Only users' transactions wait for each other here, where they name one
--- idempotency key.
+-- What users' transactions ask for beyond a row of their own: events, and the places of tasks among
+-- the tasks with their idempotency or concurrency key. `settle` decides what follows, after the
+-- transaction has committed. The snapshot of a user's transaction may be old by then, and others
+-- would wait for its locks. Only users' transactions that name the same idempotency key wait for
+-- each other here.
 CREATE TABLE stepwell.outbox (
     id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     event           text,                  -- to be emitted
@@ -260,7 +260,8 @@ CREATE TABLE stepwell.outbox (
     coalesce        text
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
--- What the database does not accept of the outbox, and why. What is put back by hand is tried again.
+-- The rows of the outbox that the database does not accept, and why. A row that a person puts back
+-- is tried again.
 CREATE TABLE stepwell.outbox_refused (
     LIKE stepwell.outbox,
     refused_at timestamptz NOT NULL,
@@ -270,8 +271,9 @@ CREATE TABLE stepwell.outbox_refused (
 CREATE UNIQUE INDEX outbox_key ON stepwell.outbox (task_type, idempotency_key, key_space)
     WHERE idempotency_key IS NOT NULL;
 
--- The last batch on each of a process's lines, so that one whose answer was lost with its connection is not applied twice; and when the
--- process was last heard of, so that those who are alone notify nobody.
+-- The last batch on each line of a process, so that a batch whose answer was lost with its
+-- connection is not applied twice; and the time of its last sign of life, so that a process that is
+-- alone notifies no other.
 CREATE TABLE stepwell.processes (
     process_id uuid        NOT NULL,
     line       smallint    NOT NULL,
@@ -280,13 +282,13 @@ CREATE TABLE stepwell.processes (
     PRIMARY KEY (process_id, line)
 ) WITH (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
--- For people and their tools: every task, with its payloads as JSON.
+-- Every task, with its payloads as JSON, for people and their tools.
 CREATE VIEW stepwell.overview AS
     SELECT t.task_id, t.task_type, t.queue,
         CASE WHEN l.compensating THEN 'compensating' ELSE coalesce(l.state, o.state) END AS state,
-        coalesce(l.run_id, o.run_id) AS run_id, coalesce(l.attempt, o.attempt) AS attempt, t.max_attempts,
-        t.priority, t.parent, t.idempotency_key, t.concurrency_key, t.code_version, t.scope,
-        coalesce(l.cancel_requested, o.cancel_requested) AS cancel_requested, t.spawned_at,
+        coalesce(l.run_id, o.run_id) AS run_id, coalesce(l.attempt, o.attempt) AS attempt,
+        t.max_attempts, t.priority, t.parent, t.idempotency_key, t.concurrency_key, t.code_version,
+        t.scope, coalesce(l.cancel_requested, o.cancel_requested) AS cancel_requested, t.spawned_at,
         coalesce(l.started_at, o.started_at) AS started_at, o.finished_at, l.due_at, l.worker_id,
         t.params::json AS params, t.headers::json AS headers, o.output::json AS output,
         coalesce(l.failure, o.failure)::json AS failure
