@@ -1,9 +1,8 @@
 //! Batches: what is sent for one, and what its answer says.
 
-pub(crate) mod answer;
-pub(crate) mod arguments;
-pub(crate) mod classify;
+mod answer;
+mod arguments;
+mod claims;
+mod classify;
 mod commit;
 mod recover;
-
-pub(crate) use commit::{WAYS_GIVEN, pause};

@@ -1,5 +1,6 @@
-//! The writes that go beside batches: imports, the history, descriptions of task types.
+//! The writes that go beside batches: imports, purges, the history, descriptions of task types.
 
 mod history;
 mod import;
+mod purge;
 mod task_types;

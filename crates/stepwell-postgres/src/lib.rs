@@ -1,10 +1,10 @@
 //! The PostgreSQL store of Stepwell: many workers on many machines share the work.
 //!
 //! ```text
-//!                     ┌── batches ─▶ one connection, one round trip each:  SELECT * FROM stepwell.commit(…)
-//!   PostgresStore ────┼── queries ─▶ a small pool
-//!                     ├── steps' transactions ─▶ another one
-//!                     └── LISTEN ◀── what other processes committed, one notification a commit
+//!                   ┌── batches ─▶ two connections; one call of stepwell.commit(…) each
+//!   PostgresStore ──┼── queries ─▶ a small pool
+//!                   ├── steps' transactions ─▶ another pool
+//!                   └── LISTEN ◀── commits of other processes, one notification each
 //! ```
 //!
 //! A batch is one call of a function in the database. The function applies the batch as sets of
@@ -37,11 +37,8 @@ mod values;
 mod work;
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Once};
-use std::time::Duration;
+use std::sync::Arc;
 
-use sqlx::Executor as _;
-use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use stepwell_core::store::{
     ArrivedMessage, Batch, Changed, Committed, Ends, Happening, HistoryFilter, MessageId, Purge,
     ScheduleFilter, Scheduled, TaskWaits, Transacting, Transition, Wait,
@@ -50,14 +47,8 @@ use stepwell_core::{
     BoxFuture, Entry, Name, Page, QueueInfo, Scope, Store, StoreError, TaskFilter, TaskId,
     TaskInfo, TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo,
 };
-use tokio::sync::Semaphore;
-use uuid::Uuid;
 
-use crate::connection::changes::Changes;
-use crate::connection::clock::Clock;
-use crate::connection::link::{self, Link};
-use crate::connection::session;
-use crate::connection::timeline::Timeline;
+use crate::connection::{Shared, link};
 
 pub use sqlx;
 
@@ -65,35 +56,9 @@ pub use crate::connection::options::PostgresOptions;
 pub use crate::transaction::TransactionExt;
 pub use crate::work::Work;
 
-/// The maximum number of connections for queries, beside the two for batches.
-const POOL: u32 = 8;
-/// The maximum number of transactions of steps at a time. These transactions have their own
-/// connections, because their closures may take long.
-const WORKS: u32 = 8;
-/// The time for which a query waits for a connection, while the server is down or all connections
-/// are in use.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// A store in a PostgreSQL database. A clone is cheap, and shares the connections.
 #[derive(Clone)]
 pub struct PostgresStore(Arc<Shared>);
-
-pub(crate) struct Shared {
-    pub(crate) options: PostgresOptions,
-    /// The id of this handle among the processes that share the database.
-    pub(crate) process_id: Uuid,
-    pub(crate) clock: Clock,
-    pub(crate) pool: PgPool,
-    pub(crate) works: PgPool,
-    /// The permits for transactions of steps, which wait in the order of their requests and without
-    /// a limit.
-    pub(crate) may_work: Semaphore,
-    pub(crate) link: Link,
-    pub(crate) changes: Changes,
-    pub(crate) timeline: Timeline,
-    /// The guard by which a setting that makes batches slower is logged once.
-    pub(crate) unfit: Once,
-}
 
 impl PostgresStore {
     /// Connects to a database, creates the schema if it does not exist, and migrates it.
@@ -105,7 +70,7 @@ impl PostgresStore {
     pub async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
         let mut conn = link::open(&options).await?;
         schema::migrate(&mut conn, &options).await?;
-        Self::over(conn, options).await
+        Ok(Self(Arc::new(Shared::over(conn, options).await?)))
     }
 
     /// Connects to a database whose schema exists and has this program's version. The schema is
@@ -117,36 +82,7 @@ impl PostgresStore {
     pub async fn connect_existing(options: PostgresOptions) -> Result<Self, StoreError> {
         let mut conn = link::open(&options).await?;
         schema::require(&mut conn, &options).await?;
-        Self::over(conn, options).await
-    }
-
-    async fn over(conn: PgConnection, options: PostgresOptions) -> Result<Self, StoreError> {
-        let pool = |connections| {
-            PgPoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(ACQUIRE_TIMEOUT)
-                // A broken connection is noticed when it is used. A check before each use would
-                // double the round trips.
-                .test_before_acquire(false)
-        };
-        let works = pool(WORKS).after_release(|conn, _| {
-            Box::pin(async move { conn.execute(session::FORGET).await.map(|_| true) })
-        });
-        let shared = Shared {
-            process_id: Uuid::new_v4(),
-            clock: Clock::new(options.clock.clone()),
-            pool: pool(POOL).connect_lazy_with(options.connect.clone()),
-            works: works.connect_lazy_with(options.connect.clone()),
-            may_work: Semaphore::new(WORKS as usize),
-            link: Link::new(conn),
-            changes: Changes::new(),
-            timeline: Timeline::default(),
-            unfit: Once::new(),
-            options,
-        };
-        let store = Self(Arc::new(shared));
-        store.0.begin().await?;
-        Ok(store)
+        Ok(Self(Arc::new(Shared::over(conn, options).await?)))
     }
 }
 

@@ -1,4 +1,8 @@
 //! Queries, which change nothing, and the pages of their lists.
 
+mod filter;
+mod journal;
+mod lists;
 pub(crate) mod page;
-pub(crate) mod query;
+mod tasks;
+mod waits;

@@ -13,11 +13,10 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use stepwell_core::store::{Applied, Batch, Next, Refused, Seal, Transition, UserTransaction};
 use stepwell_core::{Entry, Guarded, Key, Outcome, Payload, RunId, StoreError, TaskId};
 
-use crate::batch::pause;
 use crate::connection::error::Fault;
-use crate::connection::session;
-use crate::values::columns::Moment;
-use crate::{Shared, WORKS};
+use crate::connection::statements::pause;
+use crate::connection::{Shared, WORKS, session};
+use crate::values::columns::{Moment, bigint};
 
 /// The type that a [`UserTransaction`]'s `work` must hold: an asynchronous closure over a
 /// connection with an open transaction. The closure must leave the transaction open. When it fails
@@ -129,7 +128,7 @@ impl Shared {
         let (outcome, payload) = entry.outcome.to_columns();
         let query = sqlx::query(AssertSqlSafe(sql)).persistent(self.options.prepares);
         let query = query.bind(*task_id.as_uuid()).bind(*run_id.as_uuid());
-        let query = query.bind(i64::try_from(entry.seq).unwrap_or(i64::MAX));
+        let query = query.bind(bigint(entry.seq));
         let query = query.bind(entry.key.kind.as_str()).bind(entry.key.name.as_str());
         let query = query.bind(i64::from(entry.key.ordinal)).bind(outcome);
         let query = query.bind(payload.as_str().to_owned()).bind(Moment(entry.at));
@@ -183,7 +182,8 @@ impl Shared {
     async fn is_journaled(&self, task_id: TaskId, entry: &Entry) -> Result<bool, StoreError> {
         let sql = format!(
             "INSERT INTO {}.journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
-            VALUES ($1, $2, 'step', 'probe', 1, 'done', 'null', pg_catalog.now()) ON CONFLICT DO NOTHING",
+            VALUES ($1, $2, 'step', 'probe', 1, 'done', 'null', pg_catalog.now())
+            ON CONFLICT DO NOTHING",
             self.options.schema
         );
         let mut tries = 0;
@@ -192,7 +192,7 @@ impl Shared {
                 let mut conn = self.pool.acquire().await?;
                 let mut tx = conn.begin_with(session::BEGIN).await?;
                 let query = sqlx::query(AssertSqlSafe(sql.clone())).persistent(false);
-                let seq = i64::try_from(entry.seq).unwrap_or(i64::MAX);
+                let seq = bigint(entry.seq);
                 let inserted = query.bind(*task_id.as_uuid()).bind(seq).execute(&mut *tx).await?;
                 tx.rollback().await?;
                 Ok(inserted.rows_affected() == 0)

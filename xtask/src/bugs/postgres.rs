@@ -3,10 +3,12 @@
 use super::{Bug, fails};
 
 const CLAIM: &str = "crates/stepwell-postgres/src/schema/claim.sql";
+const COMMANDS: &str = "crates/stepwell-postgres/src/schema/commands.sql";
 const COMMIT: &str = "crates/stepwell-postgres/src/schema/commit.sql";
 const STATES: &str = "crates/stepwell-postgres/src/schema/states.sql";
-const INTAKE: &str = "crates/stepwell-postgres/src/schema/intake.sql";
+const GUARDS: &str = "crates/stepwell-postgres/src/schema/guards.sql";
 const OUTBOX: &str = "crates/stepwell-postgres/src/schema/outbox.sql";
+const PURGE: &str = "crates/stepwell-postgres/src/schema/purge.sql";
 const SESSION: &str = "crates/stepwell-postgres/src/connection/session.rs";
 
 const fn test(name: &'static str) -> super::Test {
@@ -18,7 +20,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "postgres-fence-without-the-run",
         breaks: "A worker that lost a task writes into the run of the one that has it.",
         guarantee: "3",
-        file: COMMIT,
+        file: GUARDS,
         find: "AS o(task_id, run_id, asked) USING (task_id, run_id);",
         put: "AS o(task_id, run_id, asked) USING (task_id);",
         tests: &[test("conformance::fencing_after_a_lost_lease")],
@@ -73,10 +75,9 @@ pub(super) const BUGS: &[Bug] = &[
                  workers own the task.",
         guarantee: "3",
         file: CLAIM,
-        find: "            -- Never one that was given away before: the database may have lost an \
-               earlier claim, whose worker goes on.\n            run_id = CASE WHEN p.had_it THEN \
-               l.run_id ELSE gen_random_uuid() END,",
-        put: "            run_id = l.run_id,",
+        find: "            run_id = CASE WHEN p.had_it THEN l.run_id ELSE gen_random_uuid() END,\n            \
+               cancel_at = ",
+        put: "            run_id = l.run_id,\n            cancel_at = ",
         tests: &[test(
             "asynchronous_failover::a_claim_that_is_lost_shares_its_run_with_none_that_follows",
         )],
@@ -85,7 +86,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "postgres-lost-answer-sent-again",
         breaks: "A batch whose answer was lost is applied a second time.",
         guarantee: "a batch whose answer was lost is applied once",
-        file: COMMIT,
+        file: GUARDS,
         find: "        repeated := NOT FOUND;\n",
         put: "        repeated := false;\n",
         tests: &[test(
@@ -117,7 +118,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "postgres-event-not-locked",
         breaks: "An event that is emitted while a task begins to await it is seen by neither.",
         guarantee: "5",
-        file: INTAKE,
+        file: "crates/stepwell-postgres/src/schema/arrivals.sql",
         find: "            SELECT hashtext(name) & 127 AS lock, false AS alone FROM \
                unnest(p_awaited) AS name\n",
         put: "            SELECT hashtext(name) & 127 AS lock, false AS alone FROM \
@@ -178,7 +179,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "postgres-bad-row-ends-the-list",
         breaks: "One row that cannot be read makes the answers of its whole batch errors.",
         guarantee: "8",
-        file: "crates/stepwell-postgres/src/batch/answer.rs",
+        file: "crates/stepwell-postgres/src/values/rows.rs",
         find: "        *hurt = Some(unreadable(what, error)?);\n        Ok(T::default())",
         put: "        *hurt = None;\n        let _ = what;\n        Err(error)",
         tests: &[fails(
@@ -191,7 +192,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "postgres-scope-left-out-of-a-key",
         breaks: "A tenant that spawns with a key gets the task of another tenant.",
         guarantee: "9",
-        file: "crates/stepwell-postgres/src/schema/tables.sql",
+        file: "crates/stepwell-postgres/src/schema/values.sql",
         find: "        ELSE coalesce(p_scope, '') END;",
         put: "        ELSE '' END;",
         tests: &[test("conformance::keys_of_scopes"), test("conformance::turns_of_scopes")],
@@ -200,7 +201,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "postgres-list-reads-the-labels-of-others",
         breaks: "The lists of a tenant read all tasks of others that have been given its label.",
         guarantee: "costs",
-        file: "crates/stepwell-postgres/src/read/query.rs",
+        file: "crates/stepwell-postgres/src/read/filter.rs",
         find: "            self.sql.push_str(&format!(\" AND {alias}.own\"));\n",
         put: "            self.sql.push_str(\" AND true\");\n",
         tests: &[test("plans::a_list_by_label_reads_the_tasks_of_the_label_in_order")],
@@ -210,7 +211,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A purge removes a child that its parent has yet to join, and the parent fails \
                  for good.",
         guarantee: "a child is kept for a parent that has yet to join it",
-        file: INTAKE,
+        file: PURGE,
         find: "            AND stepwell.needed_by(o.task_id) IS NULL\n        ORDER BY o.task_id \
                LIMIT p_limit FOR",
         put: "        ORDER BY o.task_id LIMIT p_limit FOR",
@@ -245,7 +246,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "With repeatable read as the database's default, a batch does not see what others \
                  have just committed: wake-ups are lost.",
         guarantee: "no default of the database is in the way",
-        file: OUTBOX,
+        file: GUARDS,
         find: "    IF p_isolated AND current_setting('transaction_isolation') <> 'read committed' \
                THEN",
         put: "    IF false AND current_setting('transaction_isolation') <> 'read committed' THEN",
@@ -276,7 +277,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "With `synchronous_commit` off as the role's default, what is accepted is lost in \
                  a power cut.",
         guarantee: "1",
-        file: OUTBOX,
+        file: GUARDS,
         find: "        PERFORM set_config('synchronous_commit', 'on', true);\n",
         put: "        NULL;\n",
         tests: &[test(
@@ -319,7 +320,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A child of a failed task can be removed, and every retry of the task fails by \
                  joining it.",
         guarantee: "a child is kept for a parent that has yet to join it",
-        file: INTAKE,
+        file: COMMANDS,
         find: "                (SELECT o.state FROM stepwell.outcomes o WHERE o.task_id = \
                t.parent)) <> 'completed'),",
         put: "                NULL) <> 'completed'),",
@@ -330,7 +331,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A task that a failed one was answered with can be removed, and every retry of \
                  that fails by joining it.",
         guarantee: "a child is kept for a parent that has yet to join it",
-        file: INTAKE,
+        file: COMMANDS,
         find: "(SELECT o.state <> 'completed' AND NOT stepwell.is_kept_for",
         put: "(SELECT false AND NOT stepwell.is_kept_for",
         tests: &[test("conformance::answered_tasks")],
@@ -339,7 +340,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "postgres-purge-stops-behind-a-parent",
         breaks: "A purge removes a failed parent, and leaves its children to the next one.",
         guarantee: "a child is kept for a parent that has yet to join it",
-        file: INTAKE,
+        file: PURGE,
         find: "WHERE o.task_id = ANY (v_kept)",
         put: "WHERE o.task_id = ANY (v_tasks)",
         tests: &[test("conformance::purged_families")],
@@ -348,7 +349,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "postgres-tasks-keep-each-other",
         breaks: "Failed tasks that were answered with each other are never removed.",
         guarantee: "a child is kept for a parent that has yet to join it",
-        file: INTAKE,
+        file: COMMANDS,
         find: " AND NOT stepwell.is_kept_for(n.needed_by, p_task)",
         put: "",
         tests: &[test("conformance::answered_with_each_other")],
@@ -367,7 +368,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "postgres-mailbox-outlasts-its-task",
         breaks: "The messages of a task that was removed stay in the database for ever.",
         guarantee: "a retry receives what the task had not",
-        file: INTAKE,
+        file: PURGE,
         find: "    DELETE FROM stepwell.messages m WHERE m.task_id = ANY (p_tasks);\n",
         put: "",
         tests: &[test("conformance::mailboxes_of_retried_tasks")],

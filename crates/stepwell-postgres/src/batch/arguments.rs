@@ -11,14 +11,14 @@ use stepwell_core::store::{
     Transition, WorkerSignal,
 };
 use stepwell_core::{
-    Coalesce, Entry, Kind, Name, Payload, QueueAction, QueueChange, QueueLimits, Scope, Timestamp,
+    Coalesce, Entry, Kind, Name, Payload, QueueAction, QueueChange, QueueLimits, Timestamp,
     WATCHED, labels,
 };
 
 use crate::batch::classify::{Sorted, added, word};
 use crate::connection::call::Call;
 use crate::connection::options::PostgresOptions;
-use crate::values::columns::{Moment, bigint, micros};
+use crate::values::columns::{Moment, bigint, is_own, micros, scope_text};
 
 /// Adds one argument: an array with a value of each item, or NULL when there are no items. PL/pgSQL
 /// unfolds each array that it receives, which takes longer than all other work of a small batch.
@@ -324,7 +324,7 @@ fn spawns(call: &mut Call, items: Vec<Spawn<'_>>) -> Added {
     let tasks: Vec<_> = items.into_iter().map(|spawn| spawn.task).collect();
     spawned(call, &tasks)?;
     rare!(call, "s_parent", tasks, task => task.parent.map(|parent| *parent.as_uuid()));
-    rare!(call, "s_scope", tasks, task => scope(&task.scope));
+    rare!(call, "s_scope", tasks, task => scope_text(&task.scope));
     rare!(call, "s_idempotency_key", tasks, task => opt(&task.idempotency_key));
     rare!(call, "s_concurrency_key", tasks, task => opt(&task.concurrency_key));
     rare!(call, "s_coalesce", tasks, task => task.coalesce.map(word_of));
@@ -342,17 +342,6 @@ fn spawns(call: &mut Call, items: Vec<Spawn<'_>>) -> Added {
     column!(call, "b_value", labels, (_, _, value, _) => *value);
     column!(call, "b_own", labels, (.., own) => *own);
     Ok(())
-}
-
-/// Returns whether a task of the scope has the label by its scope, and not only by a header that
-/// its spawner set.
-pub(crate) fn is_own(scope: &Scope, name: &str, value: &str) -> bool {
-    scope.is_all() || scope.labels().get(name).is_some_and(|own| own == value)
-}
-
-/// Returns the stored form of a scope; NULL when the scope has no limits.
-pub(crate) fn scope(scope: &Scope) -> Option<String> {
-    (!scope.is_all()).then(|| scope.to_text())
 }
 
 fn word_of(coalesce: Coalesce) -> &'static str {
@@ -411,7 +400,9 @@ fn schedules(call: &mut Call, changes: &[ScheduleChange]) -> Added {
         |change: &ScheduleChange| change.spawns().last().map(|task| *task.task_id.as_uuid());
     column!(call, "h_name", changes, change => change.name.as_str());
     column!(call, "h_seen", changes, change => seen(change));
-    column!(call, "h_version", changes, change => change.plan().map(|plan| *plan.version.as_uuid()));
+    column!(call, "h_version", changes, change => {
+        change.plan().map(|plan| *plan.version.as_uuid())
+    });
     column!(call, "h_definition", changes, change => {
         change.plan().map(|plan| plan.definition.as_str())
     });

@@ -1,28 +1,36 @@
 //! The sending of batches, each until its outcome is known.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use sqlx::error::BoxDynError;
+use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{Connection as _, Row as _};
 use stepwell_core::StoreError;
 use stepwell_core::store::{Batch, Committed, NewTask, Spawned};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::Shared;
 use crate::batch::answer;
 use crate::batch::arguments::{self, Envelope, Number};
 use crate::batch::classify::{Function, Sorted};
+use crate::connection::Shared;
 use crate::connection::call::{Call, Query};
 use crate::connection::error::Fault;
 use crate::connection::link::Line;
-use crate::connection::session;
+use crate::connection::statements::{WAYS_GIVEN, pause};
 use crate::values::columns::Moment;
 
-/// The number of times that a batch gives way to other transactions, before it fails.
-pub(crate) const WAYS_GIVEN: u32 = 50;
+/// The tries of a batch that is being sent.
+#[derive(Default)]
+struct Tries {
+    /// The number of connections that were lost.
+    lost: u32,
+    gave_way: u32,
+    /// `true` if the outbox was settled for this batch.
+    settled: bool,
+    /// `true` if an earlier sending may have been applied. A batch that is sent again goes to the
+    /// same function.
+    in_doubt: bool,
+}
 
 impl Shared {
     pub(crate) async fn commit(&self, batch: Arc<Batch>) -> Result<Committed, StoreError> {
@@ -58,27 +66,24 @@ impl Shared {
         number: i64,
         again: Option<i64>,
     ) -> Result<(Sorted, PgRow), StoreError> {
-        let (mut lost, mut gave_way, mut settled) = (0, 0, false);
-        // `true` if an earlier sending may have been applied. A batch that is sent again goes to
-        // the same function.
-        let mut in_doubt = false;
+        let mut tries = Tries::default();
         (sorted.timeline, sorted.doubts) = self.timeline.of(&sorted.batch.transitions);
         loop {
             let mut conn = match line.take(&self.options).await {
                 Ok(conn) => conn,
-                Err(error) if lost == 0 => return Err(error),
+                Err(error) if tries.lost == 0 => return Err(error),
                 Err(error) => {
                     tracing::warn!(%error, "the database is gone while a batch was on its way; \
                                             trying again");
-                    pause(lost).await;
-                    lost += 1;
+                    pause(tries.lost).await;
+                    tries.lost += 1;
                     continue;
                 }
             };
             let number = Number { process: self.process_id, line: line.number, batch: number };
-            let timeline = sorted.timeline.clone();
+            let (settled, timeline) = (tries.settled, sorted.timeline.clone());
             let envelope = Envelope { settled, timeline, ..self.envelope(Some(number), again) };
-            let query = self.query(&envelope, &sorted, in_doubt)?;
+            let query = self.query(&envelope, &sorted, tries.in_doubt)?;
             let patience = line.patience();
             let answer = timeout(patience, self.call(&mut conn, query, line.begins)).await;
             let fault = match answer {
@@ -88,12 +93,12 @@ impl Shared {
                         self.timeline.moved(timeline);
                         (sorted.timeline, sorted.doubts) =
                             self.timeline.of(&sorted.batch.transitions);
-                        in_doubt = false;
+                        tries.in_doubt = false;
                         continue;
                     }
                     if row.try_get("unsettled").unwrap_or(false) {
                         self.settle(line).await;
-                        settled = true;
+                        tries.settled = true;
                         continue;
                     }
                     return Ok((sorted, row));
@@ -101,36 +106,46 @@ impl Shared {
                 Ok(Err(error)) => Fault::of(error, &self.options),
                 Err(_) => line.unanswered(),
             };
-            match fault {
-                // This sending was not applied, and there was no earlier one whose outcome is
-                // unknown.
-                fault @ Fault::Standby(_) if lost == 0 => {
-                    return Err(fault.into_error(&self.options));
-                }
-                Fault::Lost(reason) | Fault::Standby(reason) => {
-                    tracing::warn!(
-                        reason,
-                        "the connection broke while a batch was on its way; sending it again"
-                    );
-                    pause(lost).await;
-                    lost += 1;
-                    in_doubt = true;
-                }
-                Fault::GaveWay if gave_way < WAYS_GIVEN => {
-                    line.conn = Some(conn);
-                    gave_way += 1;
-                }
-                Fault::Unfit(reason) if !line.begins => {
-                    self.say_unfit(&reason);
-                    line.conn = Some(conn);
-                    line.begins = true;
-                }
-                fault => {
-                    line.conn = Some(conn);
-                    return Err(fault.into_error(&self.options));
-                }
+            self.try_again(fault, &mut tries, line, conn).await?;
+        }
+    }
+
+    /// Prepares another try of a batch after a fault, or returns the fault's error when the batch
+    /// certainly was not applied.
+    async fn try_again(
+        &self,
+        fault: Fault,
+        tries: &mut Tries,
+        line: &mut Line,
+        conn: PgConnection,
+    ) -> Result<(), StoreError> {
+        match fault {
+            // This sending was not applied, and there was no earlier one whose outcome is unknown.
+            fault @ Fault::Standby(_) if tries.lost == 0 => {
+                return Err(fault.into_error(&self.options));
+            }
+            Fault::Lost(reason) | Fault::Standby(reason) => {
+                tracing::warn!(
+                    reason,
+                    "the connection broke while a batch was on its way; sending it again"
+                );
+                pause(tries.lost).await;
+                tries.lost += 1;
+                tries.in_doubt = true;
+                return Ok(());
+            }
+            Fault::GaveWay if tries.gave_way < WAYS_GIVEN => tries.gave_way += 1,
+            Fault::Unfit(reason) if !line.begins => {
+                self.say_unfit(&reason);
+                line.begins = true;
+            }
+            fault => {
+                line.conn = Some(conn);
+                return Err(fault.into_error(&self.options));
             }
         }
+        line.conn = Some(conn);
+        Ok(())
     }
 
     /// Applies the effects of users' transactions. Effects that cannot be applied now are applied
@@ -142,7 +157,7 @@ impl Shared {
             let query = match self.settling(one_by_one) {
                 Ok(query) => query,
                 Err(error) => {
-                    return tracing::warn!(%error, "cannot ask for users' transactions to be settled");
+                    return tracing::warn!(%error, "cannot settle users' transactions");
                 }
             };
             let settled = self.fetch(&mut conn, query, line.begins);
@@ -186,18 +201,6 @@ impl Shared {
                 }
             }
         }
-    }
-
-    /// Logs, once, that a setting makes batches slower.
-    pub(crate) fn say_unfit(&self, reason: &str) {
-        self.unfit.call_once(|| {
-            tracing::warn!(
-                reason,
-                "a default of the database or the role is in the way of batches: each sets it in a \
-                 transaction of its own from now on, which takes two round trips more. See the \
-                 documentation on settings"
-            );
-        });
     }
 
     fn envelope(&self, number: Option<Number>, again: Option<i64>) -> Envelope<'_> {
@@ -274,24 +277,6 @@ impl Shared {
         Ok(row)
     }
 
-    /// Runs a statement; with `begins`, in a transaction with its own settings.
-    pub(crate) async fn fetch(
-        &self,
-        conn: &mut PgConnection,
-        query: Query,
-        begins: bool,
-    ) -> sqlx::Result<Vec<PgRow>> {
-        if self.options.prepares && !begins {
-            return query.fetch_all(conn).await;
-        }
-        // A standby can be read, but does not allow a transaction that writes.
-        let begin = if begins { session::BEGIN } else { session::BEGIN_READING };
-        let mut tx = conn.begin_with(begin).await?;
-        let rows = query.persistent(self.options.prepares).fetch_all(&mut *tx).await?;
-        tx.commit().await?;
-        Ok(rows)
-    }
-
     async fn answer(
         &self,
         line: &mut Line,
@@ -321,28 +306,6 @@ impl Shared {
             _ => Ok(()),
         }
     }
-
-    /// Returns the error of a statement in a user's transaction, which may be in another database.
-    pub(crate) fn error_within(&self, error: sqlx::Error) -> StoreError {
-        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-        match code.as_deref() {
-            Some("42883" | "42P01" | "3F000") => StoreError::Backend(format!(
-                "the transaction is in a database that lacks the schema of {}, or a part of it: \
-                 begin it in the store's own database",
-                self.options
-            )),
-            _ => self.error(error),
-        }
-    }
-
-    /// Returns the error of arguments that cannot be encoded.
-    pub(crate) fn unsendable(&self, error: BoxDynError) -> StoreError {
-        self.error(sqlx::Error::Encode(error))
-    }
-
-    pub(crate) fn error(&self, error: sqlx::Error) -> StoreError {
-        Fault::of(error, &self.options).into_error(&self.options)
-    }
 }
 
 /// Returns the error of a batch that was applied. Invariant: it is not an error of an item, because
@@ -354,11 +317,4 @@ fn applied(error: StoreError) -> StoreError {
     StoreError::Unavailable(format!(
         "what was asked for was done, but the answer cannot be read: {error}"
     ))
-}
-
-/// Waits before another try: longer each time, at most half a second. Workers must reach the server
-/// before their leases end.
-pub(crate) async fn pause(times: u32) {
-    tokio::time::sleep(Duration::from_millis(20 << times.min(5)).min(Duration::from_millis(500)))
-        .await;
 }

@@ -7,23 +7,22 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use sqlx::types::Uuid;
-use sqlx::{AssertSqlSafe, Row as _};
 use stepwell_core::store::{
     Applied, Batch, Command, CommandOutcome, Committed, Finish, Next, Refused, ScheduleChange,
     ScheduleOutcome, Spawned, TaskState, Transition,
 };
 use stepwell_core::{Name, NewTask, StoreError, TaskId, UnknownWord};
 
-use crate::Shared;
 use crate::batch::answer;
-use crate::batch::arguments;
 use crate::batch::classify::Sorted;
-use crate::batch::pause;
+use crate::connection::Shared;
 use crate::connection::call::Query;
-use crate::connection::error::Fault;
 use crate::connection::link::Line;
+use crate::values::columns::scope_text;
+use crate::values::rows::{attempt, broken, finish};
 
 /// The state of a task after the batch.
 struct Trace {
@@ -204,23 +203,24 @@ impl Shared {
             "SELECT task_id, run_id, state, worker_id, attempt, cancel_requested, compensating
             FROM {0}.live_tasks WHERE task_id = ANY ($1)
             UNION ALL
-            SELECT task_id, run_id, state, NULL, attempt, cancel_requested, false FROM {0}.outcomes WHERE task_id = ANY ($1)",
+            SELECT task_id, run_id, state, NULL, attempt, cancel_requested, false
+            FROM {0}.outcomes WHERE task_id = ANY ($1)",
             self.options.schema
         );
         let rows = self.read_on(line, &sql, |query| query.bind(tasks.clone())).await?;
         let trace = |row: &PgRow| {
-            let state: &str = row.try_get(2)?;
-            let state = TaskState::parse(state)
-                .ok_or_else(|| answer::broken(UnknownWord(state.to_owned())))?;
+            let state: &str = row.try_get("state")?;
+            let state =
+                TaskState::parse(state).ok_or_else(|| broken(UnknownWord(state.to_owned())))?;
             let trace = Trace {
-                run_id: row.try_get(1)?,
+                run_id: row.try_get("run_id")?,
                 state,
-                worker_id: row.try_get(3)?,
-                attempt: row.try_get(4)?,
-                cancel_requested: row.try_get(5)?,
-                compensating: row.try_get(6)?,
+                worker_id: row.try_get("worker_id")?,
+                attempt: row.try_get("attempt")?,
+                cancel_requested: row.try_get("cancel_requested")?,
+                compensating: row.try_get("compensating")?,
             };
-            Ok((row.try_get(0)?, trace))
+            Ok((row.try_get("task_id")?, trace))
         };
         Ok(self.readable("a task", &rows, trace)?.into_iter().collect())
     }
@@ -228,8 +228,11 @@ impl Shared {
     /// Returns the task that has the idempotency key of a task that was therefore not spawned.
     async fn existing(&self, line: &mut Line, task: &NewTask) -> Result<Spawned, StoreError> {
         let sql = format!(
-            "SELECT k.task_id, coalesce(l.run_id, o.run_id), coalesce(l.attempt, o.attempt) FROM (
-                SELECT k.task_type, k.idempotency_key, k.key_space, coalesce(i.task_id, k.task_id) AS task_id
+            "SELECT k.task_id, coalesce(l.run_id, o.run_id) AS run_id,
+                coalesce(l.attempt, o.attempt) AS attempt
+            FROM (
+                SELECT k.task_type, k.idempotency_key, k.key_space,
+                    coalesce(i.task_id, k.task_id) AS task_id
                 FROM {0}.idempotency_keys k LEFT JOIN {0}.outcomes n USING (task_id)
                 LEFT JOIN {0}.tasks i ON i.task_id = n.instead
             ) k LEFT JOIN {0}.live_tasks l USING (task_id) LEFT JOIN {0}.outcomes o USING (task_id)
@@ -237,15 +240,14 @@ impl Shared {
             self.options.schema
         );
         let key = task.idempotency_key.as_ref().map(|key| key.as_str().to_owned());
-        let (task_type, scope) =
-            (task.task_type.as_str().to_owned(), arguments::scope(&task.scope));
+        let (task_type, scope) = (task.task_type.as_str().to_owned(), scope_text(&task.scope));
         let bind =
             |query: Query| query.bind(task_type.clone()).bind(key.clone()).bind(scope.clone());
         let rows = self.read_on(line, &sql, bind).await?;
         let read = |row: &PgRow| {
-            let attempt: i64 = row.try_get(2)?;
-            let (task_id, run_id): (Uuid, Uuid) = (row.try_get(0)?, row.try_get(1)?);
-            let attempt = answer::attempt(attempt);
+            let attempt = attempt(row.try_get("attempt")?);
+            let task_id: Uuid = row.try_get("task_id")?;
+            let run_id: Uuid = row.try_get("run_id")?;
             Ok::<_, sqlx::Error>(Spawned::Existing {
                 task_id: task_id.into(),
                 run_id: run_id.into(),
@@ -267,9 +269,10 @@ impl Shared {
         task: &NewTask,
     ) -> Result<Option<Spawned>, StoreError> {
         let sql = format!(
-            "SELECT t.task_id, coalesce(l.run_id, o.run_id) FROM {0}.tasks t
+            "SELECT t.task_id, coalesce(l.run_id, o.run_id) AS run_id FROM {0}.tasks t
             LEFT JOIN {0}.live_tasks l USING (task_id) LEFT JOIN {0}.outcomes o USING (task_id)
-            WHERE t.task_type = $1 AND t.concurrency_key = $2 AND t.scope IS NOT DISTINCT FROM $4 AND NOT EXISTS (
+            WHERE t.task_type = $1 AND t.concurrency_key = $2
+                AND t.scope IS NOT DISTINCT FROM $4 AND NOT EXISTS (
                 SELECT FROM {0}.idempotency_keys k WHERE k.task_type = $1 AND k.idempotency_key = $3
                     AND k.key_space = {0}.key_space($4))
             ORDER BY t.task_id DESC LIMIT 1",
@@ -278,14 +281,15 @@ impl Shared {
         let text = |name: &Option<Name>| name.as_ref().map(|name| name.as_str().to_owned());
         let (task_type, key) = (task.task_type.as_str().to_owned(), text(&task.concurrency_key));
         let idempotency_key = text(&task.idempotency_key);
-        let scope = arguments::scope(&task.scope);
+        let scope = scope_text(&task.scope);
         let bind = |query: Query| {
             let query = query.bind(task_type.clone()).bind(key.clone());
             query.bind(idempotency_key.clone()).bind(scope.clone())
         };
         let rows = self.read_on(line, &sql, bind).await?;
         let read = |row: &PgRow| -> sqlx::Result<Option<Spawned>> {
-            let (task_id, run_id): (Uuid, Option<Uuid>) = (row.try_get(0)?, row.try_get(1)?);
+            let task_id: Uuid = row.try_get("task_id")?;
+            let run_id: Option<Uuid> = row.try_get("run_id")?;
             let waiting =
                 |run_id: Uuid| Spawned::Waiting { task_id: task_id.into(), run_id: run_id.into() };
             Ok(run_id.map(waiting))
@@ -308,8 +312,9 @@ impl Shared {
             return Vec::new();
         };
         let end = |row: &PgRow| {
-            let finish = answer::finish(row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
-            Ok::<_, sqlx::Error>((row.try_get::<Uuid, _>(0)?, finish))
+            let finish =
+                finish(row.try_get("state")?, row.try_get("output")?, row.try_get("failure")?)?;
+            Ok::<_, sqlx::Error>((row.try_get::<Uuid, _>("task_id")?, finish))
         };
         let mut found: HashMap<Uuid, Finish> =
             rows.iter().filter_map(|row| end(row).ok()).collect();
@@ -364,48 +369,4 @@ fn outcome(command: &Command, trace: Option<&Trace>) -> CommandOutcome {
         Command::Wake(_) | Command::Pause(_) | Command::Resume(_) => !trace.state.is_finished(),
     };
     if done { CommandOutcome::Done } else { CommandOutcome::NotAllowed(trace.state) }
-}
-
-impl Shared {
-    /// Reads over the line, with a new connection when the old one breaks.
-    pub(crate) async fn read_on(
-        &self,
-        line: &mut Line,
-        sql: &str,
-        bind: impl Fn(Query) -> Query,
-    ) -> Result<Vec<PgRow>, StoreError> {
-        let mut tries = 0;
-        loop {
-            let mut conn = match line.take(&self.options).await {
-                Ok(conn) => conn,
-                Err(_) if tries < 1_000 => {
-                    pause(tries).await;
-                    tries += 1;
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let query = bind(sqlx::query(AssertSqlSafe(sql.to_owned())));
-            match self.fetch(&mut conn, query, line.begins).await {
-                Ok(rows) => {
-                    line.conn = Some(conn);
-                    return Ok(rows);
-                }
-                Err(error) => match Fault::of(error, &self.options) {
-                    Fault::Unfit(_) if !line.begins => {
-                        line.conn = Some(conn);
-                        line.begins = true;
-                    }
-                    Fault::Lost(_) | Fault::Standby(_) if tries < 1_000 => {
-                        pause(tries).await;
-                        tries += 1;
-                    }
-                    fault => {
-                        line.conn = Some(conn);
-                        return Err(fault.into_error(&self.options));
-                    }
-                },
-            }
-        }
-    }
 }

@@ -6,11 +6,11 @@ use stepwell_core::store::{Happening, HistoryFilter};
 use stepwell_core::{Page, Payload, StoreError};
 use uuid::Uuid;
 
-use crate::Shared;
-use crate::batch::answer::{name, unreadable_name};
+use crate::connection::Shared;
 use crate::connection::call::Query;
 use crate::read::page::{next, paged, rows_for};
-use crate::values::columns::Moment;
+use crate::values::columns::{Moment, bigint};
+use crate::values::rows::{name, unreadable_name};
 
 /// The size of the events in one statement, in bytes: PostgreSQL limits a statement to 1 GiB.
 const PART: usize = 32 << 20;
@@ -59,23 +59,24 @@ impl Shared {
         let of = if which.task_id.is_some() { "task_id = $3" } else { "$3::uuid IS NULL" };
         let schema = &self.options.schema;
         let list = format!(
-            "SELECT id, task_id, at, name, event, 512::bigint + pg_catalog.octet_length(event) AS bytes
+            "SELECT id, task_id, at, name, event,
+                512::bigint + pg_catalog.octet_length(event) AS bytes
             FROM {schema}.history WHERE id > $1 AND {of} ORDER BY id LIMIT $2"
         );
         let sql = paged(schema, &list, "p.id");
-        let number = i64::try_from(which.after).unwrap_or(i64::MAX);
+        let number = bigint(which.after);
         let task_id = which.task_id.map(|task_id| *task_id.as_uuid());
         let bind = |query: Query| query.bind(number).bind(rows_for(which.limit)).bind(task_id);
         let mut rows = self.read(&sql, bind).await?;
-        let id = |row: &PgRow| row.try_get::<i64, _>(0).map(i64::unsigned_abs);
+        let id = |row: &PgRow| row.try_get::<i64, _>("id").map(i64::unsigned_abs);
         let next = next(&mut rows, which.limit, id).map_err(|error| self.error(error))?;
         // No row is omitted, because readers of the history continue by its numbers.
         let entry = |row: &PgRow| {
             let happening = Happening {
-                task_id: row.try_get::<Uuid, _>(1)?.into(),
-                at: row.try_get::<Moment, _>(2)?.0,
-                name: name(row.try_get::<&str, _>(3)?).or_else(|_| unreadable_name())?,
-                event: Payload::stored(row.try_get(4)?, "`event`"),
+                task_id: row.try_get::<Uuid, _>("task_id")?.into(),
+                at: row.try_get::<Moment, _>("at")?.0,
+                name: name(row.try_get::<&str, _>("name")?).or_else(|_| unreadable_name())?,
+                event: Payload::stored(row.try_get("event")?, "`event`"),
             };
             Ok((id(row)?, happening))
         };

@@ -4,8 +4,8 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use stepwell_core::{StoreError, TaskTypeInfo};
 
-use crate::Shared;
-use crate::batch::answer::{json, name};
+use crate::connection::Shared;
+use crate::values::rows::{json, name};
 
 impl Shared {
     pub(crate) async fn describe(&self, info: TaskTypeInfo) -> Result<(), StoreError> {
@@ -30,9 +30,9 @@ impl Shared {
         let rows = self.read(&sql, |query| query).await?;
         let info = |row: &PgRow| {
             Ok(TaskTypeInfo {
-                task_type: name(row.try_get::<&str, _>(0)?)?,
-                params: json(row.try_get(1)?)?,
-                output: json(row.try_get(2)?)?,
+                task_type: name(row.try_get::<&str, _>("task_type")?)?,
+                params: json(row.try_get("params")?)?,
+                output: json(row.try_get("output")?)?,
             })
         };
         self.readable("a task type", &rows, info)

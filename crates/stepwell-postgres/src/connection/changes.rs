@@ -9,7 +9,7 @@ use stepwell_core::store::Changed;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::Shared;
+use crate::connection::Shared;
 
 /// The time within which a notification to the process itself must arrive. Otherwise `LISTEN` does
 /// not work, as behind a pooler in transaction mode.
@@ -100,7 +100,8 @@ impl Shared {
         let sql = format!(
             "WITH forgotten AS (DELETE FROM {0}.processes
                 WHERE seen_at < pg_catalog.clock_timestamp() - '1 day'::pg_catalog.interval)
-            INSERT INTO {0}.processes AS p (process_id, line, batch, seen_at) VALUES ($1, 0, 0, pg_catalog.clock_timestamp())
+            INSERT INTO {0}.processes AS p (process_id, line, batch, seen_at)
+            VALUES ($1, 0, 0, pg_catalog.clock_timestamp())
             ON CONFLICT (process_id, line) DO UPDATE SET seen_at = EXCLUDED.seen_at",
             self.options.schema
         );

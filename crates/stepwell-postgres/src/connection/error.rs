@@ -3,9 +3,9 @@
 use sqlx::postgres::PgDatabaseError;
 use stepwell_core::StoreError;
 
-use crate::batch::answer::unreadable;
 use crate::connection::options::PostgresOptions;
-use crate::{ACQUIRE_TIMEOUT, POOL};
+use crate::connection::{ACQUIRE_TIMEOUT, POOL};
+use crate::values::rows::unreadable;
 
 /// The meaning of a database error for the caller.
 #[derive(Debug)]

@@ -17,7 +17,8 @@ const SCHEMA: &str = "stepwell";
 /// ```
 /// # use stepwell_postgres::PostgresOptions;
 /// # fn options() -> Result<PostgresOptions, stepwell_core::StoreError> {
-/// PostgresOptions::parse("postgres://app:secret@db.example.com/orders?sslmode=require")?.schema("jobs")
+/// let url = "postgres://app:secret@db.example.com/orders?sslmode=require";
+/// PostgresOptions::parse(url)?.schema("jobs")
 /// # }
 /// # options().unwrap();
 /// ```
@@ -64,8 +65,8 @@ impl PostgresOptions {
         {
             let reason = "it has an `@` or a `#` behind its host".to_owned();
             let advice =
-                "Write `@`, `/`, `?` and `#` of names and passwords as `%40`, `%2F`, `%3F` and `%23`, \
-                and two slashes before them"
+                "Write `@`, `/`, `?` and `#` of names and passwords as `%40`, `%2F`, `%3F` and \
+                 `%23`, and two slashes before them"
                     .into();
             return Err(StoreError::Open { location: "(the given URL)".into(), reason, advice });
         }

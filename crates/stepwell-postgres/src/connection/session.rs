@@ -6,8 +6,8 @@
 //! their settings (`SET` in their definitions), and transactions that the store begins set their
 //! own. A batch is one call without an explicit transaction, and two settings cannot be changed
 //! within a call: the isolation level and the time limit of a statement. When one of them does not
-//! allow the call, the database refuses it ([`Fault::Unfit`](crate::connection::error::Fault)). Calls over that
-//! connection run in transactions from then on.
+//! allow the call, the database refuses it ([`Fault::Unfit`](crate::connection::error::Fault)).
+//! Calls over that connection run in transactions from then on.
 
 /// Begins a transaction with the common settings. The last parameter limits the silence of a client
 /// within it.

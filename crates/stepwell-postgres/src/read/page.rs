@@ -6,7 +6,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use stepwell_core::{ANSWER_ITEMS, Listed, Page, StoreError};
 
-use crate::Shared;
+use crate::connection::Shared;
 
 /// Returns the statement for a page of a list. The list has the given order and a column `bytes`.
 pub(crate) fn paged(schema: &str, list: &str, order: &str) -> String {

@@ -8,7 +8,7 @@ use sqlx::postgres::{
 };
 use sqlx::{Decode, Encode, Type};
 use std::time::Duration;
-use stepwell_core::{Timestamp, from_micros};
+use stepwell_core::{Scope, Timestamp, from_micros};
 
 /// A time as `timestamptz`, which the server sends as microseconds since 2000.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,4 +68,15 @@ pub(crate) fn bigint(number: u64) -> i64 {
 pub(crate) fn micros(duration: Duration) -> i64 {
     const TEN_THOUSAND_YEARS: i64 = 10_000 * 366 * 86_400 * 1_000_000;
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX).min(TEN_THOUSAND_YEARS)
+}
+
+/// Returns whether a task of the scope has the label by its scope, and not only by a header that
+/// its spawner set.
+pub(crate) fn is_own(scope: &Scope, name: &str, value: &str) -> bool {
+    scope.is_all() || scope.labels().get(name).is_some_and(|own| own == value)
+}
+
+/// Returns the stored form of a scope; NULL when the scope has no limits.
+pub(crate) fn scope_text(scope: &Scope) -> Option<String> {
+    (!scope.is_all()).then(|| scope.to_text())
 }
