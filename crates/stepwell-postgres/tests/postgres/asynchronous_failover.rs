@@ -188,7 +188,8 @@ async fn fail_over(replicated: usize) {
         tasks.push(client.spawn_named("work", &task).await.unwrap().task_id);
     }
     let entries = format!(
-        "SELECT (SELECT count(*) FROM stepwell.journal) = {} AND (SELECT count(*) FROM stepwell.live_tasks) = {TASKS}
+        "SELECT (SELECT count(*) FROM stepwell.journal) = {}
+            AND (SELECT count(*) FROM stepwell.live_tasks) = {TASKS}
             AND EXISTS (SELECT FROM stepwell.workers)",
         TASKS * replicated
     );

@@ -142,7 +142,7 @@ async fn the_privileges_of_the_documentation_are_enough() {
     user.drop().await;
 }
 
-/// What lies in what was asked fails whoever asked for it; what lies in the server is waited for.
+/// What lies in an item fails its caller; what lies in the server is waited for.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_item_that_the_server_refuses_holds_up_nobody() {
     let database = Database::new();

@@ -1,4 +1,4 @@
-//! Rows that somebody has damaged, or a newer program has written: each hurts its own task, and
+//! Rows that a person has damaged, or a newer program has written: each hurts its own task, and
 //! neither the batch that meets it nor a list that it is in.
 
 use std::sync::Arc;
@@ -100,17 +100,18 @@ const CLAIMED: [(&str, Option<&str>); 18] = [
     ("UPDATE live_tasks SET attempt = -9223372036854775808 WHERE task_id = $2", None),
     ("UPDATE live_tasks SET lost = 9223372036854775807 WHERE task_id = $2", None),
     (
-        "UPDATE live_tasks SET started_at = now() WHERE task_id = $2; INSERT INTO waits VALUES \
-         ($2, 'child', 'c', 1, 'nonsense')",
+        "UPDATE live_tasks SET started_at = now() WHERE task_id = $2; \
+         INSERT INTO waits VALUES ($2, 'child', 'c', 1, 'nonsense')",
         Some("a row of `waits`"),
     ),
     (
-        "UPDATE live_tasks SET started_at = now() WHERE task_id = $2; INSERT INTO waits VALUES \
-         ($2, 'timer', 's', 1, NULL, 'infinity')",
+        "UPDATE live_tasks SET started_at = now() WHERE task_id = $2; \
+         INSERT INTO waits VALUES ($2, 'timer', 's', 1, NULL, 'infinity')",
         None,
     ),
     (
-        "UPDATE live_tasks SET started_at = now() WHERE task_id = $2; INSERT INTO waits VALUES ($2, 'event', 'e', 1, '');
+        "UPDATE live_tasks SET started_at = now() WHERE task_id = $2; \
+         INSERT INTO waits VALUES ($2, 'event', 'e', 1, '');
         INSERT INTO events VALUES ('', '', '1', now())",
         Some("a row of `waits`"),
     ),

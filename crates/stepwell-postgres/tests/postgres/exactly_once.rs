@@ -19,7 +19,7 @@ struct Fate {
     left: AtomicU32,
     blow: Blow,
     url: String,
-    /// What the doomed process's connections are called.
+    /// The name of the connections of the process that is to be killed.
     name: String,
 }
 
@@ -73,7 +73,8 @@ async fn ship(item: String, ctx: TaskContext) -> TaskResult<i64> {
     Ok(paid)
 }
 
-/// The database as the doomed process reaches it: its tables are found without their schema's name.
+/// The database as the process that is to be killed reaches it: its tables are found without their
+/// schema's name.
 fn url_of(database: &Database) -> String {
     let mut url = url::Url::parse(&database.url).unwrap();
     url.query_pairs_mut()
@@ -158,8 +159,10 @@ async fn prepared() -> Database {
 
 /// Checks that both sides agree. Gives how many orders and payments there are.
 async fn both(database: &Database, when: &str) -> (i64, i64) {
-    let sql = "SELECT (SELECT count(*) FROM orders WHERE task_id IS NOT NULL), (SELECT count(*) FROM tasks),
-        (SELECT count(*) FROM events) + (SELECT count(*) FROM outbox), (SELECT count(*) FROM payments), (SELECT payments FROM totals),
+    let sql = "SELECT (SELECT count(*) FROM orders WHERE task_id IS NOT NULL),
+        (SELECT count(*) FROM tasks),
+        (SELECT count(*) FROM events) + (SELECT count(*) FROM outbox),
+        (SELECT count(*) FROM payments), (SELECT payments FROM totals),
         (SELECT count(*) FROM journal WHERE kind = 'step' AND outcome = 'done')";
     let rows = database.sql(sql).await;
     let counts: Vec<i64> = (0..6).map(|column| rows[0].get(column)).collect();
@@ -386,9 +389,11 @@ async fn what_a_closure_sets_for_its_session_is_not_the_next_ones() {
     let transacting = transacting(&database, move |tx| {
         let set = set.clone();
         Box::pin(async move {
-            let found = "SELECT (current_user = session_user) || ' ' || coalesce(current_setting('app.tenant', true), '') || ' '
+            let found = "SELECT (current_user = session_user) || ' '
+                || coalesce(current_setting('app.tenant', true), '') || ' '
                 || (to_regclass('pg_temp.mine') IS NULL) || ' '
-                || (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND classid = 72)";
+                || (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
+                    AND pid = pg_backend_pid() AND classid = 72)";
             let found: String = sqlx::query_scalar(found).fetch_one(&mut *tx).await?;
             sqlx::raw_sql(sqlx::AssertSqlSafe(set)).execute(tx).await?;
             Ok(found)

@@ -240,12 +240,17 @@ async fn a_list_by_label_reads_the_tasks_of_the_label_in_order() {
         PostgresStore::connect(PostgresOptions::parse(&postgres.url()).unwrap()).await.unwrap();
     let client = Durable::builder().store(Arc::new(store)).build().await.unwrap();
     // Of each hundred tasks, fifty of one tenant and one of another.
-    let fill = "INSERT INTO stepwell.tasks (task_id, task_type, queue, priority, max_attempts, spawned_at, retry, headers, params)
-        SELECT id(n), 'x', 'q', 0, 1, now(), '{\"kind\":\"none\"}', '{}', 'null' FROM generate_series(1, 20000) n;
-        INSERT INTO stepwell.outcomes (task_id, run_id, state, attempt, cancel_requested, finished_at, output)
+    let fill =
+        "INSERT INTO stepwell.tasks (task_id, task_type, queue, priority, max_attempts, spawned_at,
+            retry, headers, params)
+        SELECT id(n), 'x', 'q', 0, 1, now(), '{\"kind\":\"none\"}', '{}', 'null'
+        FROM generate_series(1, 20000) n;
+        INSERT INTO stepwell.outcomes (task_id, run_id, state, attempt, cancel_requested,
+            finished_at, output)
         SELECT id(n), id(n), 'completed', 1, false, now(), 'null' FROM generate_series(1, 20000) n;
         INSERT INTO stepwell.labels (task_id, name, value, own)
-        SELECT id(n), 'tenant', CASE WHEN n % 2 = 0 THEN 'large' WHEN n % 100 = 1 THEN 'small' ELSE n::text END, true
+        SELECT id(n), 'tenant', CASE WHEN n % 2 = 0 THEN 'large' WHEN n % 100 = 1 THEN 'small'
+            ELSE n::text END, true
         FROM generate_series(1, 20000) n;
         ANALYZE stepwell.tasks, stepwell.outcomes, stepwell.labels";
     let id = "CREATE FUNCTION id(n integer) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$

@@ -51,7 +51,7 @@ const WITHOUT_LIMIT: &str = "SELECT set_config('transaction_timeout', '0', true)
 const LONG: Duration = Duration::from_millis(30);
 
 /// Lives through whatever there is. The user's own transaction goes to the server directly: a
-/// pooler may give it a session in which somebody listens.
+/// pooler may give it a session in which a client listens.
 async fn lives(url: &str, direct: &str, paying: Duration) {
     let store = PostgresStore::connect(PostgresOptions::parse(url).unwrap()).await.unwrap();
     let client = Durable::builder().store(Arc::new(store)).build().await.unwrap();
@@ -172,8 +172,12 @@ async fn what_is_accepted_is_durable_though_the_role_does_not_wait_for_the_disk(
         PostgresStore::connect(PostgresOptions::parse(&postgres.url()).unwrap()).await.unwrap();
     drop(store);
     // Each commit says at its end how it commits.
-    let witness = "CREATE TABLE public.witness (synchronous text, said text); CREATE FUNCTION public.bear() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN INSERT INTO public.witness VALUES (current_setting('synchronous_commit'), TG_TABLE_NAME); RETURN NULL; END $$";
+    let witness = "CREATE TABLE public.witness (synchronous text, said text);
+        CREATE FUNCTION public.bear() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO public.witness
+            VALUES (current_setting('synchronous_commit'), TG_TABLE_NAME);
+            RETURN NULL;
+        END $$";
     admin.execute(witness).await.unwrap();
     for table in ["tasks", "journal", "outcomes", "events", "outbox", "waits"] {
         let bear = format!(
@@ -226,18 +230,24 @@ const OVERLOAD: &str = "DO $do$ DECLARE
     p record; t text; parameters text; made int := 0;
 BEGIN
     FOR p IN SELECT * FROM called JOIN pg_proc USING (oid) WHERE pronargs > 0 LOOP
-        FOREACH t IN ARRAY ARRAY['uuid', 'text', 'int8', 'int4', 'bool', 'timestamptz', 'jsonb', 'json'] LOOP
+        FOREACH t IN ARRAY ARRAY['uuid', 'text', 'int8', 'int4', 'bool', 'timestamptz', 'jsonb',
+            'json']
+        LOOP
             SELECT string_agg(CASE
                 WHEN a::regtype::text IN ('anyarray', 'anycompatiblearray') THEN t || '[]'
-                WHEN a::regtype::text IN ('anyelement', 'anynonarray', 'anycompatible', 'anycompatiblenonarray', '\"any\"') THEN t
+                WHEN a::regtype::text IN ('anyelement', 'anynonarray', 'anycompatible',
+                    'anycompatiblenonarray', '\"any\"') THEN t
                 WHEN a::regtype::text IN ('regclass', 'oid', 'cstring', 'internal', 'bigint') THEN t
                 ELSE a::regtype::text END, ', ' ORDER BY i) INTO parameters
             FROM unnest(p.proargtypes) WITH ORDINALITY AS x(a, i);
             BEGIN
-                EXECUTE format($f$CREATE OR REPLACE FUNCTION public.%I(%s) RETURNS %s LANGUAGE plpgsql AS $x$
+                EXECUTE format($f$CREATE OR REPLACE FUNCTION public.%I(%s) RETURNS %s
+                    LANGUAGE plpgsql AS $x$
                     BEGIN RAISE EXCEPTION 'the attacker''s code runs: %s'; END $x$ $f$,
-                    p.proname, parameters, CASE WHEN p.prorettype = 'anyarray'::regtype THEN t || '[]'
-                        WHEN p.prorettype::regtype::text LIKE 'any%' THEN t ELSE p.prorettype::regtype::text END, p.proname);
+                    p.proname, parameters,
+                    CASE WHEN p.prorettype = 'anyarray'::regtype THEN t || '[]'
+                        WHEN p.prorettype::regtype::text LIKE 'any%' THEN t
+                        ELSE p.prorettype::regtype::text END, p.proname);
                 made := made + 1;
             EXCEPTION WHEN others THEN NULL;
             END;
@@ -260,7 +270,8 @@ async fn functions_that_others_put_in_the_way_are_not_called() {
     sqlx::query(AssertSqlSafe(insert)).bind(source).execute(&mut admin).await.unwrap();
     admin.execute(OVERLOAD).await.unwrap();
     // An operator on arrays, as well.
-    let operators = "CREATE FUNCTION public.attack(text[], text[]) RETURNS text[] LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'the attacker''s code runs: ||'; END $$;
+    let operators = "CREATE FUNCTION public.attack(text[], text[]) RETURNS text[]
+            LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'the attacker''s code runs: ||'; END $$;
         CREATE OPERATOR public.|| (FUNCTION = public.attack, LEFTARG = text[], RIGHTARG = text[])";
     admin.execute(sqlx::raw_sql(operators)).await.unwrap();
     assert!(

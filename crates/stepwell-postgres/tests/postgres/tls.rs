@@ -57,7 +57,8 @@ async fn connections_are_encrypted_and_the_server_is_who_it_says() {
         let plain = postgres
             .sql(
                 "SELECT count(*) FILTER (WHERE s.ssl), count(*) FILTER (WHERE NOT s.ssl)
-                FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) WHERE a.application_name = 'encrypted'",
+                FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid)
+                WHERE a.application_name = 'encrypted'",
             )
             .unwrap();
         let (encrypted, plain) = plain.trim().split_once('|').unwrap();

@@ -383,7 +383,8 @@ async fn what_follows_from_transactions_may_take_longer_than_a_default_allows() 
     let (client, worker) = process(&database).await;
     let slow = "CREATE FUNCTION slow.sleep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
             PERFORM pg_sleep(0.5); RETURN NEW; END $$;
-        CREATE TRIGGER sleep BEFORE INSERT ON slow.events FOR EACH ROW EXECUTE FUNCTION slow.sleep()";
+        CREATE TRIGGER sleep BEFORE INSERT ON slow.events
+            FOR EACH ROW EXECUTE FUNCTION slow.sleep()";
     admin.execute(sqlx::raw_sql(slow)).await.unwrap();
     client.emit_event("event", &"heard").in_tx(&mut admin).await.unwrap();
     let listens = client.spawn_named("listen", "event").await.unwrap();
@@ -391,7 +392,7 @@ async fn what_follows_from_transactions_may_take_longer_than_a_default_allows() 
     worker.shutdown().await;
 }
 
-/// One that another task was spawned, or waited, instead of is that task, whoever asks.
+/// A task in whose place another one was spawned, or waited, is that other one for every caller.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_is_not_run_because_another_one_is_stands_for_that_one() {
     let database = Database::new();
@@ -417,8 +418,8 @@ async fn a_task_that_is_not_run_because_another_one_is_stands_for_that_one() {
     assert!(matches!(refused, Error::NotAllowed { .. }), "{refused}");
     assert_eq!(ends(&client, &second).await.unwrap(), "first");
 
-    // A task waits, in whose favour another one with a key is not run: whoever has that key has the
-    // one that waits.
+    // A task waits, in whose favour another one with a key is not run: the key leads
+    // to the one that waits.
     client.queues().pause("default").await.unwrap();
     let reuse = || SpawnOptions::new().coalesced("index", Coalesce::Reuse);
     let waits = client.spawn_named("echo", "waits").options(reuse()).await.unwrap();
@@ -452,7 +453,7 @@ async fn a_task_that_is_not_run_because_another_one_is_stands_for_that_one() {
     worker.shutdown().await;
 }
 
-/// Whoever was answered with a task may await it later: until then it is kept.
+/// A task that was answered with another one may await it later: until then that one is kept.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_another_one_was_answered_with_is_kept_until_that_has_ended() {
     let database = Database::new();
