@@ -16,37 +16,14 @@
 
 #![forbid(unsafe_code)]
 
-mod checkpoint;
-mod circles;
-mod claim;
-mod commit;
-mod ends;
-mod error;
-mod history;
-mod identity;
-mod import;
-mod intake;
-mod labels;
-mod limits;
-mod liveness;
-mod location;
-mod log;
-mod migrate;
-mod open;
-mod prepared;
-mod purge;
-mod query;
-mod rows;
-mod schedules;
-mod states;
-mod task_types;
+mod apply;
+mod base;
+mod file;
+mod read;
+mod state;
 #[cfg(test)]
 mod tests;
 mod transaction;
-mod transition;
-mod waits;
-mod work;
-mod workers;
 mod writer;
 
 use std::sync::{Arc, mpsc};
@@ -64,18 +41,21 @@ use stepwell_core::{
 };
 use tokio::sync::oneshot;
 
-use crate::checkpoint::Checkpoints;
-use crate::error::Fault;
-use crate::identity::Identity;
-use crate::liveness::Liveness;
-use crate::open::Missing;
+use crate::apply::{history, import, limits, purge, schedules, task_types, waits, workers};
+use crate::base::error::Fault;
+use crate::file::checkpoint::Checkpoints;
+use crate::file::identity::Identity;
+use crate::file::open::{self, Missing};
+use crate::read::query;
+use crate::state::ends;
+use crate::state::liveness::Liveness;
 use crate::writer::{Changes, Job, Order, Writer};
 
 pub use rusqlite;
 
-pub use crate::location::Location;
+pub use crate::apply::work::Work;
+pub use crate::base::location::Location;
 pub use crate::transaction::TransactionExt;
-pub use crate::work::Work;
 
 /// A store in an SQLite database.
 ///

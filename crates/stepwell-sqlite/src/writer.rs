@@ -7,6 +7,8 @@
 //!                                  committed (`PRAGMA data_version`)?
 //! ```
 
+pub(crate) mod commit;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -18,14 +20,14 @@ use stepwell_core::store::{Batch, Committed};
 use stepwell_core::{Runtime, StoreError, discard};
 use tokio::sync::{oneshot, watch};
 
-use crate::checkpoint::Checkpoints;
-use crate::commit::commit;
-use crate::ends::{Ends, data_version};
-use crate::identity::Identity;
-use crate::liveness::Liveness;
-use crate::location::Location;
-use crate::prepared::Prepared;
+use crate::base::location::Location;
+use crate::file::checkpoint::Checkpoints;
+use crate::file::identity::Identity;
+use crate::state::ends::{Ends, data_version};
+use crate::state::liveness::Liveness;
+use crate::state::prepared::Prepared;
 use crate::survive;
+use crate::writer::commit::commit;
 
 /// The interval at which the idle writer looks for commits of others.
 const LOOK_EVERY: Duration = Duration::from_millis(20);

@@ -2,12 +2,12 @@
 
 use super::{Bug, fails, hangs};
 
-const CLAIM: &str = "crates/stepwell-sqlite/src/claim.rs";
-const INTAKE: &str = "crates/stepwell-sqlite/src/intake.rs";
-const LIMITS: &str = "crates/stepwell-sqlite/src/limits.rs";
-const PURGE: &str = "crates/stepwell-sqlite/src/purge.rs";
-const TRANSITION: &str = "crates/stepwell-sqlite/src/transition.rs";
-const WORKERS: &str = "crates/stepwell-sqlite/src/workers.rs";
+const CLAIM: &str = "crates/stepwell-sqlite/src/apply/claim.rs";
+const INTAKE: &str = "crates/stepwell-sqlite/src/apply/intake.rs";
+const LIMITS: &str = "crates/stepwell-sqlite/src/apply/limits.rs";
+const PURGE: &str = "crates/stepwell-sqlite/src/apply/purge.rs";
+const TRANSITION: &str = "crates/stepwell-sqlite/src/apply/transition.rs";
+const WORKERS: &str = "crates/stepwell-sqlite/src/apply/workers.rs";
 
 /// A point of the suite that every store passes, on a file.
 const fn point(name: &'static str) -> super::Test {
@@ -41,7 +41,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "sqlite-end-without-the-run",
         breaks: "A worker that lost a task completes it.",
         guarantee: "3",
-        file: "crates/stepwell-sqlite/src/states.rs",
+        file: "crates/stepwell-sqlite/src/apply/states.rs",
         find: "(?2 IS NULL OR (run_id = ?2 AND state = 'running'))",
         put: "(?2 IS NULL OR (?2 = ?2 AND state = 'running'))",
         tests: &[point("on_a_file::fencing_after_a_lost_lease")],
@@ -68,7 +68,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "What another process did to a journal is not noticed before more is written \
                  behind it.",
         guarantee: "3",
-        file: "crates/stepwell-sqlite/src/ends.rs",
+        file: "crates/stepwell-sqlite/src/state/ends.rs",
         find: "if version.is_none() || version != self.version || self.of.len() > MOST {",
         put: "if version.is_none() || self.of.len() > MOST {",
         tests: &[fails(
@@ -164,7 +164,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "sqlite-bad-row-ends-the-list",
         breaks: "One row that cannot be read makes every list an error.",
         guarantee: "8",
-        file: "crates/stepwell-sqlite/src/rows.rs",
+        file: "crates/stepwell-sqlite/src/base/rows.rs",
         find: "                    let error = unreadable(self.what, error)?;\n                    \
              self.left_out += 1;",
         put: "                    if self.left_out == 0 {\n                        return \
@@ -207,7 +207,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "sqlite-list-reads-the-labels-of-others",
         breaks: "The lists of a tenant read all tasks of others that have been given its label.",
         guarantee: "costs",
-        file: "crates/stepwell-sqlite/src/query.rs",
+        file: "crates/stepwell-sqlite/src/read/query.rs",
         find: "let own = if label.own { \"name = ? AND value = ? AND own = 1\" } else { \"name = \
                ? AND value = ?\" };",
         put: "let own = \"name = ? AND value = ?\";",
@@ -221,7 +221,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "sqlite-list-begins-with-the-commonest",
         breaks: "A list by two labels reads all tasks of the one that nearly every task has.",
         guarantee: "costs",
-        file: "crates/stepwell-sqlite/src/labels.rs",
+        file: "crates/stepwell-sqlite/src/read/labels.rs",
         find: "    labels.swap(0, rarest.1);\n",
         put: "    let _ = rarest;\n",
         tests: &[fails(
@@ -235,18 +235,18 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A purge removes a child that its parent has yet to join, and the parent fails \
                  for good.",
         guarantee: "a child is kept for a parent that has yet to join it",
-        file: "crates/stepwell-sqlite/src/purge.rs",
-        find: "WHERE parent.task_id = task.parent AND parent.state <> 'completed')
-                AND NOT EXISTS (SELECT 1 FROM stepwell_waits wait",
-        put: "WHERE parent.task_id = task.parent AND parent.state IN ('pending'))
-                AND NOT EXISTS (SELECT 1 FROM stepwell_waits wait",
+        file: "crates/stepwell-sqlite/src/apply/purge.rs",
+        find: "WHERE parent.task_id = task.parent AND parent.state <> 'completed')\n                \
+             AND NOT EXISTS (SELECT 1 FROM stepwell_waits wait",
+        put: "WHERE parent.task_id = task.parent AND parent.state IN ('pending'))\n                \
+             AND NOT EXISTS (SELECT 1 FROM stepwell_waits wait",
         tests: &[point("on_a_file::needed_tasks")],
     },
     Bug {
         name: "sqlite-purge-of-an-answered-task",
         breaks: "A purge removes a task that a parent was answered with and has yet to join.",
         guarantee: "a child is kept for a parent that has yet to join it",
-        file: "crates/stepwell-sqlite/src/purge.rs",
+        file: "crates/stepwell-sqlite/src/apply/purge.rs",
         find: "conn.run(sql, params![Sql(&task_id), Sql(&needed_by)]).map(drop)",
         put: "let _ = (conn, sql, task_id, needed_by);\n    Ok(())",
         tests: &[point("on_a_file::answered_tasks")],
@@ -293,7 +293,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "sqlite-lock-file-deleted",
         breaks: "When somebody tidies lock files away, living workers are taken for dead.",
         guarantee: "3",
-        file: "crates/stepwell-sqlite/src/liveness.rs",
+        file: "crates/stepwell-sqlite/src/state/liveness.rs",
         find: "Ok(_) | Err(_) => false",
         put: "            Ok(_) => false,\n            Err(error) => error.kind() == \
               ErrorKind::NotFound,",
@@ -342,7 +342,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A process whose log's index was replaced deletes the log that others have begun \
                  to use, and writes into their database.",
         guarantee: "what is accepted is in the file that the path names",
-        file: "crates/stepwell-sqlite/src/identity.rs",
+        file: "crates/stepwell-sqlite/src/file/identity.rs",
         find: "        self.database.look().is_err() || replaced(&self.wal) || replaced(&self.shm)",
         put: "        replaced(&self.wal) && replaced(&self.shm) && \
               self.database.path.as_os_str().is_empty()",
@@ -356,7 +356,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "sqlite-commits-not-synced",
         breaks: "What is accepted is lost in a power cut.",
         guarantee: "1",
-        file: "crates/stepwell-sqlite/src/checkpoint.rs",
+        file: "crates/stepwell-sqlite/src/file/checkpoint.rs",
         find: "\"PRAGMA synchronous = FULL; PRAGMA fullfsync = ON;",
         put: "\"PRAGMA synchronous = NORMAL; PRAGMA fullfsync = ON;",
         tests: &[fails("stepwell-sqlite", "lib", "a_connections_settings_are_the_stores_own")],
@@ -366,7 +366,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A folder whose sync fails once takes the log's name in a power cut, and all that \
                  was accepted since.",
         guarantee: "1",
-        file: "crates/stepwell-sqlite/src/open.rs",
+        file: "crates/stepwell-sqlite/src/file/open.rs",
         find: "Ok(folder) => folder.sync_all(),",
         put: "Ok(_) => Ok(()),",
         tests: &[fails("stepwell-disk", "store", "a_write_or_sync_that_fails_once_loses_nothing")],
@@ -376,7 +376,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "After a failed sync and the death of its program, what is accepted by the next \
                  one is lost in a power cut.",
         guarantee: "1",
-        file: "crates/stepwell-sqlite/src/log.rs",
+        file: "crates/stepwell-sqlite/src/file/log.rs",
         find: "    log.seek(SeekFrom::Start(start))?;\n    log.write_all(buffer)?;",
         put: "    log.seek(SeekFrom::Start(start + buffer.len() as u64))?;\n    \
               log.write_all(&[])?;",
@@ -391,7 +391,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A program that cannot open the database copies what is not durable into it, and \
                  a power cut damages it.",
         guarantee: "1",
-        file: "crates/stepwell-sqlite/src/open.rs",
+        file: "crates/stepwell-sqlite/src/file/open.rs",
         find: "writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;",
         put: "writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;",
         tests: &[fails(
@@ -405,7 +405,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A file that is moved just after another change of its folder is written to, and \
                  what was accepted is lost.",
         guarantee: "what is accepted is in the file that the path names",
-        file: "crates/stepwell-sqlite/src/identity.rs",
+        file: "crates/stepwell-sqlite/src/file/identity.rs",
         find: "(changed + tick < now).then_some(",
         put: "(changed + tick >= changed || now < changed).then_some(",
         tests: &[fails(
@@ -418,7 +418,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "sqlite-log-without-bounds",
         breaks: "After a long reader the write-ahead log stays as long as it has become.",
         guarantee: "what is accepted is in the file that the path names",
-        file: "crates/stepwell-sqlite/src/checkpoint.rs",
+        file: "crates/stepwell-sqlite/src/file/checkpoint.rs",
         find: "is_ok_and(|wal| wal.len() > GROWN)",
         put: "is_ok_and(|wal| wal.len() > 1_000 * GROWN)",
         tests: &[hangs("stepwell-sqlite", "lib", "the_log_is_short_again_after_a_long_reader")],
@@ -427,7 +427,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "sqlite-tick-comes-twice",
         breaks: "Two workers that come to a tick both spawn its task.",
         guarantee: "a tick spawns one task",
-        file: "crates/stepwell-sqlite/src/schedules.rs",
+        file: "crates/stepwell-sqlite/src/apply/schedules.rs",
         find: "                    WHERE name = ?1 AND version = ?2\",",
         put: "                    WHERE name = ?1 AND ?2 = ?2\",",
         tests: &[point("on_a_file::schedules_under_races")],
@@ -436,7 +436,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "sqlite-overlap-not-skipped",
         breaks: "A schedule that is not to overlap spawns a task while its last one runs.",
         guarantee: "a tick spawns one task",
-        file: "crates/stepwell-sqlite/src/schedules.rs",
+        file: "crates/stepwell-sqlite/src/apply/schedules.rs",
         find: "&& !(*unless_running && self.last_task_runs(name)?)",
         put: "&& !(*unless_running && !self.last_task_runs(name)? && spawns.is_empty())",
         tests: &[point("on_a_file::schedules_without_overlap")],
@@ -465,7 +465,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "sqlite-history-cursor-off-by-one",
         breaks: "Whoever reads the history on from a number gets the event of that number again.",
         guarantee: "the stream of events misses nothing",
-        file: "crates/stepwell-sqlite/src/history.rs",
+        file: "crates/stepwell-sqlite/src/apply/history.rs",
         find: "WHERE id > ?1 AND ?2 IS NULL ORDER BY id",
         put: "WHERE id >= ?1 AND ?2 IS NULL ORDER BY id",
         tests: &[point("on_a_file::histories")],
@@ -474,7 +474,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "sqlite-list-cursor-off-by-one",
         breaks: "The first task of each further page is the last one of the page before.",
         guarantee: "a list has everything on some page",
-        file: "crates/stepwell-sqlite/src/query.rs",
+        file: "crates/stepwell-sqlite/src/read/query.rs",
         find: "(&format!(\"{id} < ?\"),",
         put: "(&format!(\"{id} <= ?\"),",
         tests: &[point("on_a_file::lists")],
@@ -483,7 +483,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "sqlite-transaction-of-the-closure-kept",
         breaks: "What a step's transaction wrote before it failed stays.",
         guarantee: "2",
-        file: "crates/stepwell-sqlite/src/work.rs",
+        file: "crates/stepwell-sqlite/src/apply/work.rs",
         find: "        if result.is_err() {\n",
         put: "        if result.is_err() && self.conn.is_autocommit() {\n",
         tests: &[fails(
@@ -536,7 +536,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "Messages that a task had not received when it failed are lost, and a retry waits \
                  for them for ever.",
         guarantee: "a retry receives what the task had not",
-        file: "crates/stepwell-sqlite/src/states.rs",
+        file: "crates/stepwell-sqlite/src/apply/states.rs",
         find: "        if mail && state == TaskState::Completed {\n",
         put: "        if mail {\n",
         tests: &[

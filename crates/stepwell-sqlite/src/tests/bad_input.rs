@@ -182,7 +182,10 @@ fn a_newer_schema_is_refused_and_left_alone() {
     conn.execute("UPDATE stepwell_schema SET version = 99", []).unwrap();
     let (error, text) = error(&path);
     let StoreError::NewerSchema { found, known, .. } = error else { panic!("{error:?}") };
-    assert_eq!((found, usize::try_from(known).unwrap()), (99, crate::migrate::MIGRATIONS.len()));
+    assert_eq!(
+        (found, usize::try_from(known).unwrap()),
+        (99, crate::file::migrate::MIGRATIONS.len())
+    );
     assert!(text.contains("run a newer build of it, or use another database"), "{text}");
 }
 

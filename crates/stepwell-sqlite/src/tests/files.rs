@@ -5,8 +5,8 @@ use std::fs;
 use stepwell_core::TaskFilter;
 
 use super::*;
-use crate::checkpoint::GROWN;
-use crate::identity::beside;
+use crate::file::checkpoint::GROWN;
+use crate::file::identity::beside;
 
 fn detached(store: &SqliteStore, n: u128, fate: &str) -> String {
     let refused = wait(store.commit(spawns(vec![new_task(n)]).into())).unwrap_err();

@@ -28,7 +28,7 @@ use stepwell_core::{
 };
 use uuid::Uuid;
 
-use crate::open::Missing;
+use crate::file::open::Missing;
 use crate::writer::Order;
 use crate::{Location, SqliteStore};
 

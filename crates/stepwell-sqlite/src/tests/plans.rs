@@ -3,11 +3,12 @@
 use stepwell_core::store::{Facts, NewEvent, NewMessage, Purge, TaskFilter, TaskState, Wait};
 
 use super::*;
-use crate::query::From;
-use crate::{
-    circles, claim, history, import, intake, labels, limits, purge, query, schedules, states,
-    transition as fence, waits, workers,
+use crate::apply::{
+    circles, claim, history, import, intake, limits, purge, schedules, states, transition as fence,
+    waits, workers,
 };
+use crate::read::query::From;
+use crate::read::{labels, query};
 
 /// The purge reads the tasks that were spawned before the limit, and for each at most one row of
 /// three other tables.

@@ -9,10 +9,11 @@ use stepwell_core::store::{
 };
 use stepwell_core::{Coalesce, Kind, Name, WorkerId, after};
 
-use crate::commit::Applying;
-use crate::rows::{Sql, Statements as _, count, get};
-use crate::states::Standing;
-use crate::{labels, purge};
+use crate::apply::purge;
+use crate::apply::states::Standing;
+use crate::base::rows::{Sql, Statements as _, count, get};
+use crate::read::labels;
+use crate::writer::commit::Applying;
 
 pub(crate) const EXISTING: &str = "SELECT task_id, run_id, attempt FROM stepwell_tasks
     WHERE task_type = ?1 AND idempotency_key = ?2 AND scope = ?3";

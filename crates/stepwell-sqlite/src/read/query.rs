@@ -8,8 +8,8 @@ use rusqlite::{Connection, OptionalExtension as _, Result, Row, params};
 use stepwell_core::store::{Ends, Finish, TaskFilter, TaskInfo, TaskState};
 use stepwell_core::{Entry, Page, Payload, Room, TaskId};
 
-use crate::labels::{self, Conditions, Label, rarest_first};
-use crate::rows::{self, Sql, Statements as _, count, entry, get, opt};
+use crate::base::rows::{self, Sql, Statements as _, count, entry, get, opt};
+use crate::read::labels::{self, Conditions, Label, rarest_first};
 
 /// The queue of most tasks, whose newest tasks are found without an index. Tasks of other queues
 /// have an index.

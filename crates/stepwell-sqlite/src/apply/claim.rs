@@ -9,9 +9,10 @@ use stepwell_core::{
     Name, RunId, Runtime, SUSPECT_CRASHES, Timestamp, Unreadable, WorkerId, after,
 };
 
-use crate::commit::Applying;
-use crate::rows::{Sql, Statements as _, count, get, known, opt, unreadable};
-use crate::{query, waits};
+use crate::apply::waits;
+use crate::base::rows::{Sql, Statements as _, count, get, known, opt, unreadable};
+use crate::read::query;
+use crate::writer::commit::Applying;
 
 /// Defines a statement for the claimable tasks of a queue, with the given types, the given version
 /// and at most `?5` crashes. Where `?4` is false, tasks that continue after a suspension are left

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags, Result};
 
-use crate::identity::beside;
-use crate::rows::Statements as _;
+use crate::base::rows::Statements as _;
+use crate::file::identity::beside;
 
 /// The length of the log, in bytes, above which the thread copies it. A large batch alone stays
 /// below.

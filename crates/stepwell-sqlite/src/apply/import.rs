@@ -7,11 +7,12 @@ use stepwell_core::store::rules::{Counts, Leaving};
 use stepwell_core::store::{ArrivedMessage, MessageId, TaskState};
 use stepwell_core::{Page, Room, TaskId, TaskRecord, Timestamp};
 
-use crate::limits::line_up;
-use crate::purge::need;
-use crate::rows::{Sql, Statements as _, get};
-use crate::transition::add_entries;
-use crate::{labels, waits};
+use crate::apply::limits::line_up;
+use crate::apply::purge::need;
+use crate::apply::transition::add_entries;
+use crate::apply::waits;
+use crate::base::rows::{Sql, Statements as _, get};
+use crate::read::labels;
 
 pub(crate) const MESSAGES: &str = "SELECT id, topic, payload FROM stepwell_messages
     WHERE task_id = ?1 AND id > ?2 ORDER BY id";

@@ -4,7 +4,7 @@ use rusqlite::{Connection, Result, Transaction, TransactionBehavior, params};
 use stepwell_core::TaskId;
 use stepwell_core::store::{Purge, TaskState};
 
-use crate::rows::{Sql, Statements as _, get, opt};
+use crate::base::rows::{Sql, Statements as _, get, opt};
 
 /// Expands to the condition that `other` may still have to learn how the task ended. `other` was
 /// answered with that task, and has not completed. An `other` that failed or was cancelled does not

@@ -3,22 +3,22 @@
 use rusqlite::{Connection, OptionalExtension as _};
 use stepwell_core::StoreError;
 
-use crate::error::{self, Fault};
-use crate::location::Location;
-use crate::rows::Statements as _;
+use crate::base::error::{self, Fault};
+use crate::base::location::Location;
+use crate::base::rows::Statements as _;
 
 /// The statements that lead to version 1, 2, …. Invariant: they do not change after their release.
 pub(crate) const MIGRATIONS: &[&str] = &[
-    include_str!("schema/0001.sql"),
-    include_str!("schema/0002.sql"),
-    include_str!("schema/0003.sql"),
-    include_str!("schema/0004.sql"),
-    include_str!("schema/0005.sql"),
-    include_str!("schema/0006.sql"),
-    include_str!("schema/0007.sql"),
-    include_str!("schema/0008.sql"),
-    include_str!("schema/0009.sql"),
-    include_str!("schema/0010.sql"),
+    include_str!("../schema/0001.sql"),
+    include_str!("../schema/0002.sql"),
+    include_str!("../schema/0003.sql"),
+    include_str!("../schema/0004.sql"),
+    include_str!("../schema/0005.sql"),
+    include_str!("../schema/0006.sql"),
+    include_str!("../schema/0007.sql"),
+    include_str!("../schema/0008.sql"),
+    include_str!("../schema/0009.sql"),
+    include_str!("../schema/0010.sql"),
 ];
 
 /// Returns the version of the schema, or 0 when there is none.

@@ -8,11 +8,11 @@ use std::cell::Cell;
 use stepwell_core::store::{Batch, Committed, News};
 use stepwell_core::{Room, StoreError, TaskId, Timestamp, guard};
 
-use crate::ends::Ends;
-use crate::error::{Fault, is_of_a_row};
-use crate::liveness::Liveness;
-use crate::prepared::Prepared;
-use crate::rows::Statements as _;
+use crate::base::error::{Fault, is_of_a_row};
+use crate::base::rows::Statements as _;
+use crate::state::ends::Ends;
+use crate::state::liveness::Liveness;
+use crate::state::prepared::Prepared;
 use crate::writer::Writer;
 
 /// A batch that is being applied. The methods are in the files that are named after the items.

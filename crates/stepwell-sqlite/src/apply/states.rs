@@ -8,9 +8,9 @@ use stepwell_core::store::rules::{
 use stepwell_core::store::{Finish, TaskState};
 use stepwell_core::{Failure, Kind, Name, RunId, TaskId, Timestamp, begun_anew, compensating};
 
-use crate::commit::Applying;
-use crate::purge;
-use crate::rows::{Sql, Statements as _, count, get, known, opt};
+use crate::apply::purge;
+use crate::base::rows::{Sql, Statements as _, count, get, known, opt};
+use crate::writer::commit::Applying;
 
 /// Selects a task that is about to end. With a run, the statement is also the fence: the run must
 /// own the task.

@@ -11,9 +11,9 @@ use stepwell_core::{
     WorkerStatus, after,
 };
 
-use crate::commit::Applying;
-use crate::rows::{Sql, Statements as _, count, get, known};
-use crate::states::Held;
+use crate::apply::states::Held;
+use crate::base::rows::{Sql, Statements as _, count, get, known};
+use crate::writer::commit::Applying;
 
 pub(crate) const RUNNING_UNDER: &str = "SELECT task_id FROM stepwell_tasks
     WHERE worker_id = ?1 AND state = 'running' ORDER BY task_id";

@@ -14,9 +14,9 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use crate::error::{self, Fault};
-use crate::identity::beside;
-use crate::location::Location;
+use crate::base::error::{self, Fault};
+use crate::base::location::Location;
+use crate::file::identity::beside;
 
 /// The length of the log's header, and of the header of each page in it, in bytes.
 const HEADER: usize = 32;

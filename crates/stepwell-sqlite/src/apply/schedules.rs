@@ -6,8 +6,8 @@ use stepwell_core::store::{
 };
 use stepwell_core::{Name, Page, Room, Timestamp};
 
-use crate::commit::Applying;
-use crate::rows::{Sql, Statements as _, get, opt};
+use crate::base::rows::{Sql, Statements as _, get, opt};
+use crate::writer::commit::Applying;
 
 const ALL: &str = "SELECT name, version, definition, next_at, last_task FROM stepwell_schedules
     WHERE name > ?1 ORDER BY name";

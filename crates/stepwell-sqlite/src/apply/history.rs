@@ -4,7 +4,7 @@ use rusqlite::{Connection, Result, Transaction, TransactionBehavior, params};
 use stepwell_core::Page;
 use stepwell_core::store::{Happening, HistoryFilter};
 
-use crate::rows::{Sql, Statements as _, get};
+use crate::base::rows::{Sql, Statements as _, get};
 
 /// Adds lifecycle events to the history, in a transaction.
 pub(crate) fn record(conn: &Connection, happenings: &[Happening]) -> Result<()> {

@@ -4,7 +4,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, Error, Result, params};
 use stepwell_core::TaskTypeInfo;
 
-use crate::rows::{Sql, Statements as _, get};
+use crate::base::rows::{Sql, Statements as _, get};
 
 pub(crate) fn describe(conn: &Connection, info: &TaskTypeInfo) -> Result<()> {
     conn.run(

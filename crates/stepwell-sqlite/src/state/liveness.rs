@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
 
-use crate::identity::id_of;
-use crate::rows::Statements as _;
+use crate::base::rows::Statements as _;
+use crate::file::identity::id_of;
 
 /// The minimum interval at which claims look for dead processes.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

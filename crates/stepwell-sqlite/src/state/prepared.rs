@@ -10,7 +10,7 @@ use std::ops::Deref;
 use hashbrown::HashMap;
 use rusqlite::{Connection, PrepFlags, Result, Statement};
 
-use crate::rows::Statements;
+use crate::base::rows::Statements;
 
 /// A connection with the statements that were prepared on it.
 pub(crate) struct Prepared<'c> {

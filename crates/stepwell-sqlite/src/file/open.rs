@@ -10,13 +10,13 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use stepwell_core::StoreError;
 
-use crate::checkpoint::{DURABLE, GROWN};
-use crate::error::{self, Fault};
-use crate::identity::Identity;
-use crate::location::Location;
-use crate::log;
-use crate::migrate::{self, MIGRATIONS};
-use crate::rows::Statements as _;
+use crate::base::error::{self, Fault};
+use crate::base::location::Location;
+use crate::base::rows::Statements as _;
+use crate::file::checkpoint::{DURABLE, GROWN};
+use crate::file::identity::Identity;
+use crate::file::log;
+use crate::file::migrate::{self, MIGRATIONS};
 
 /// The time for which a connection waits for another process's lock.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -5,12 +5,12 @@ use stepwell_core::store::rules::{Found, Leaving, Suspension, WakeAt, on_suspens
 use stepwell_core::store::{Applied, Finish, Next, Refused, Spawned, Transition};
 use stepwell_core::{Entry, RunId, TaskId, Timestamp, blocked};
 
-use crate::commit::Applying;
-use crate::error::Fault;
-use crate::purge;
-use crate::rows::{Sql, Statements};
-use crate::states::{Held, Left};
-use crate::waits;
+use crate::apply::purge;
+use crate::apply::states::{Held, Left};
+use crate::apply::waits;
+use crate::base::error::Fault;
+use crate::base::rows::{Sql, Statements};
+use crate::writer::commit::Applying;
 
 /// Selects the task if the run owns it: the fence.
 pub(crate) const FENCE: &str =

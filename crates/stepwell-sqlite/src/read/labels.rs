@@ -5,7 +5,7 @@ use rusqlite::{Connection, Result, params};
 use stepwell_core::store::{Headers, TaskFilter};
 use stepwell_core::{Name, Scope, TaskId, labels};
 
-use crate::rows::{Sql, Statements};
+use crate::base::rows::{Sql, Statements};
 
 /// The maximum number of tasks that are counted for a label, to find the rarest of several labels.
 const COUNTED: u32 = 1_000;

@@ -8,8 +8,8 @@ use stepwell_core::{
     from_micros,
 };
 
-use crate::commit::Applying;
-use crate::rows::{Sql, Statements as _, count, get, known, opt};
+use crate::base::rows::{Sql, Statements as _, count, get, known, opt};
+use crate::writer::commit::Applying;
 
 /// Counts the running tasks of a queue, on the given worker or (NULL) on all.
 pub(crate) const RUNNING: &str = "SELECT count(*) FROM stepwell_tasks

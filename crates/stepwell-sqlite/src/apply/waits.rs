@@ -5,9 +5,9 @@ use rusqlite::{Connection, Result, Row, params};
 use stepwell_core::store::{ArrivedMessage, Facts, Finish, TaskWaits, Wait};
 use stepwell_core::{Key, Kind, Listed as _, Name, Page, Payload, Room, Scope, TaskId, deleted};
 
-use crate::commit::Applying;
-use crate::labels::{Conditions, Label};
-use crate::rows::{Readable, Sql, Statements as _, get, key, known, opt};
+use crate::base::rows::{Readable, Sql, Statements as _, get, key, known, opt};
+use crate::read::labels::{Conditions, Label};
+use crate::writer::commit::Applying;
 
 /// Selects the tasks that wait for the end of a task.
 pub(crate) const AWAITS: &str = "SELECT DISTINCT task_id FROM stepwell_waits WHERE target = ?1 AND \

@@ -8,7 +8,7 @@
 use hashbrown::HashMap;
 use stepwell_core::RunId;
 
-use crate::rows::Statements;
+use crate::base::rows::Statements;
 
 /// The maximum number of runs that are remembered.
 const MOST: usize = 100_000;

@@ -5,7 +5,7 @@ use std::path::Path;
 use rusqlite::ffi::{self, ErrorCode};
 use stepwell_core::{StoreError, Unreadable};
 
-use crate::location::Location;
+use crate::base::location::Location;
 
 /// The advice for a disk or a file system that fails.
 const DISK_FAILS: &str = "the disk or its file system fails, and its own log says why. What was to be \

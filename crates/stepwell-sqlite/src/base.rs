@@ -1,0 +1,5 @@
+//! The ground floor: locations, errors, and statements with their columns.
+
+pub(crate) mod error;
+pub(crate) mod location;
+pub(crate) mod rows;
