@@ -3,3 +3,4 @@
 pub(crate) mod error;
 pub(crate) mod location;
 pub(crate) mod rows;
+pub(crate) mod threads;

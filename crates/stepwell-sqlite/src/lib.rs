@@ -1,9 +1,10 @@
 //! The SQLite store of Stepwell: all state in one file, no server.
 //!
 //! ```text
-//!                   ┌── orders ──▶ writer thread ── read-write connection ──┐
-//!   SqliteStore ────┤                                                       ├── stepwell.db (WAL, synchronous=FULL)
-//!                   └── jobs ────▶ reader thread ── read-only connection ───┘
+//!                ┌── orders ──▶ writer thread ── read-write connection ──┐
+//!   SqliteStore ─┤                                                       ├── stepwell.db
+//!                └── jobs ────▶ reader thread ── read-only connection ───┘
+//!                                                    (WAL, synchronous=FULL)
 //! ```
 //!
 //! A batch is one transaction ([`Store::commit`]), and therefore one sync of the disk. Queries
@@ -37,19 +38,21 @@ use stepwell_core::store::{
 };
 use stepwell_core::{
     BoxFuture, Entry, Name, Page, QueueInfo, Runtime, Scope, Store, StoreError, TaskFilter, TaskId,
-    TaskInfo, TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo, guard,
+    TaskInfo, TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo,
 };
 use tokio::sync::oneshot;
 
-use crate::apply::{history, import, limits, purge, schedules, task_types, waits, workers};
+use crate::apply::{import, purge};
 use crate::base::error::Fault;
+use crate::base::threads::{survive, thread};
 use crate::file::checkpoint::Checkpoints;
 use crate::file::identity::Identity;
 use crate::file::open::{self, Missing};
-use crate::read::query;
-use crate::state::ends;
+use crate::read::{history, query, queues, schedules, task_types, waits, workers};
+use crate::state::changes::Changes;
 use crate::state::liveness::Liveness;
-use crate::writer::{Changes, Job, Order, Writer};
+use crate::state::{Writer, ends};
+use crate::writer::{Job, Order};
 
 pub use rusqlite;
 
@@ -272,7 +275,7 @@ impl Store for SqliteStore {
         task_id: TaskId,
         behind: Option<MessageId>,
     ) -> BoxFuture<'static, Result<Page<ArrivedMessage>, StoreError>> {
-        self.query(move |conn| import::messages(conn, task_id, behind))
+        self.query(move |conn| query::messages(conn, task_id, behind))
     }
 
     fn import(&self, record: TaskRecord) -> BoxFuture<'static, Result<bool, StoreError>> {
@@ -281,7 +284,7 @@ impl Store for SqliteStore {
     }
 
     fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>> {
-        self.query(limits::queues)
+        self.query(queues::queues)
     }
 
     fn workers(&self) -> BoxFuture<'static, Result<Vec<WorkerInfo>, StoreError>> {
@@ -304,7 +307,7 @@ impl Store for SqliteStore {
     }
 
     fn describe(&self, info: TaskTypeInfo) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.write(move |conn| task_types::describe(conn, &info))
+        self.write(move |conn| apply::task_types::describe(conn, &info))
     }
 
     fn task_types(&self) -> BoxFuture<'static, Result<Vec<TaskTypeInfo>, StoreError>> {
@@ -312,7 +315,7 @@ impl Store for SqliteStore {
     }
 
     fn record(&self, happenings: Vec<Happening>) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.write(move |conn| history::record(conn, &happenings))
+        self.write(move |conn| apply::history::record(conn, &happenings))
     }
 
     fn history(
@@ -366,16 +369,4 @@ impl Drop for SqliteStore {
 
 async fn answered<T>(receipt: oneshot::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
     receipt.await.unwrap_or(Err(StoreError::Closed))
-}
-
-/// Runs work whose panic must not end a thread of the store: the receiver of an answer may panic.
-fn survive(work: impl FnOnce()) {
-    if let Err(panic) = guard(work) {
-        tracing::error!(%panic, "a thread of the store has survived a panic");
-    }
-}
-
-fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
-    let spawned = std::thread::Builder::new().name(name.into()).spawn(body);
-    spawned.map_err(|error| StoreError::Backend(format!("cannot start the thread {name}: {error}")))
 }

@@ -14,16 +14,16 @@ use stepwell_core::{
 };
 
 use crate::SqliteStore;
-use crate::apply::task_types::task_types;
+use crate::apply::Applying;
 use crate::apply::work::Work;
 use crate::base::error::Fault;
 use crate::base::location::Location;
 use crate::file::migrate::{MIGRATIONS, version};
+use crate::read::task_types::task_types;
+use crate::state::Writer;
 use crate::state::ends::Ends;
 use crate::state::liveness::Liveness;
 use crate::state::prepared::Prepared;
-use crate::writer::Writer;
-use crate::writer::commit::Applying;
 
 /// The extension of [`TaskContext`] with [`transaction`](TransactionExt::transaction), for tasks
 /// whose store is SQLite.

@@ -3,30 +3,28 @@
 //! ```text
 //!   callers ──▶ orders ──▶ writer thread ──▶ one transaction a batch ──▶ answers (oneshot)
 //!                               │
-//!                               └─ idle, and somebody waits in `changed()`: every 20 ms, has another connection
-//!                                  committed (`PRAGMA data_version`)?
+//!                               └─ idle, and a caller waits in `changed()`: every 20 ms, has
+//!                                  another connection committed (`PRAGMA data_version`)?
 //! ```
 
 pub(crate) mod commit;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use stepwell_core::store::{Batch, Committed};
-use stepwell_core::{Runtime, StoreError, discard};
-use tokio::sync::{oneshot, watch};
+use stepwell_core::{StoreError, discard};
+use tokio::sync::oneshot;
 
-use crate::base::location::Location;
+use crate::base::threads::survive;
 use crate::file::checkpoint::Checkpoints;
-use crate::file::identity::Identity;
+use crate::state::Writer;
 use crate::state::ends::{Ends, data_version};
 use crate::state::liveness::Liveness;
 use crate::state::prepared::Prepared;
-use crate::survive;
 use crate::writer::commit::commit;
 
 /// The interval at which the idle writer looks for commits of others.
@@ -41,17 +39,6 @@ pub(crate) enum Order {
     Job(Job),
     /// A caller waits for changes now.
     Look,
-}
-
-/// The data that the writer needs beside its connection.
-pub(crate) struct Writer {
-    pub(crate) location: Location,
-    pub(crate) runtime: Arc<dyn Runtime>,
-    /// `true` while the user's code has the connection, which cannot commit then.
-    pub(crate) user_works: Arc<AtomicBool>,
-    pub(crate) changes: Arc<Changes>,
-    /// The identity of the files; `None` for a database in memory, and within a user's transaction.
-    pub(crate) identity: Option<Arc<Identity>>,
 }
 
 impl Writer {
@@ -129,71 +116,5 @@ impl Writer {
                 }
             }
         }
-    }
-}
-
-impl Writer {
-    /// Checks that the files are the ones that were opened.
-    pub(crate) fn check_files(&self) -> Result<(), StoreError> {
-        self.identity.as_ref().map_or(Ok(()), |identity| identity.check())
-    }
-}
-
-/// A counter of other connections' commits. A change that comes while no call waits is returned to
-/// the next call.
-pub(crate) struct Changes {
-    count: watch::Sender<u64>,
-    told: AtomicU64,
-    watchers: AtomicUsize,
-}
-
-impl Changes {
-    pub(crate) fn new() -> Self {
-        Self {
-            count: watch::Sender::new(0),
-            told: AtomicU64::new(0),
-            watchers: AtomicUsize::new(0),
-        }
-    }
-
-    fn tell(&self) {
-        self.count.send_modify(|count| *count += 1);
-    }
-
-    fn are_watched(&self) -> bool {
-        self.watchers.load(Ordering::SeqCst) > 0
-    }
-
-    /// Waits for a change since the last call. `wake` makes the writer look for one.
-    pub(crate) async fn next(&self, wake: impl FnOnce()) {
-        let _watching = Watching::begin(&self.watchers);
-        let mut count = self.count.subscribe();
-        wake();
-        loop {
-            let found = *count.borrow_and_update();
-            if self.told.swap(found, Ordering::SeqCst) != found {
-                return;
-            }
-            // `self` owns the sender, so it exists.
-            if count.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-}
-
-/// A watcher, which counts until it is dropped.
-struct Watching<'a>(&'a AtomicUsize);
-
-impl<'a> Watching<'a> {
-    fn begin(watchers: &'a AtomicUsize) -> Self {
-        watchers.fetch_add(1, Ordering::SeqCst);
-        Self(watchers)
-    }
-}
-
-impl Drop for Watching<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }

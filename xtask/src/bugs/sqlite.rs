@@ -102,7 +102,7 @@ pub(super) const BUGS: &[Bug] = &[
                  spawned again as somebody else's.",
         guarantee: "a spawn tells the id of a task that exists",
         file: TRANSITION,
-        find: "                        self.add_entries(task_id, \
+        find: "                self.add_entries(transition.task_id, \
                std::slice::from_ref(&keyed.entry))?;\n",
         put: "",
         tests: &[
@@ -321,7 +321,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A file that was deleted or replaced is written to, and all that was accepted \
                  since is lost.",
         guarantee: "what is accepted is in the file that the path names",
-        file: "crates/stepwell-sqlite/src/writer.rs",
+        file: "crates/stepwell-sqlite/src/state.rs",
         find: "self.identity.as_ref().map_or(Ok(()), |identity| identity.check())",
         put: "Ok(self.identity.as_ref().map_or((), |identity| identity.check().unwrap_or(())))",
         tests: &[
@@ -465,7 +465,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "sqlite-history-cursor-off-by-one",
         breaks: "Whoever reads the history on from a number gets the event of that number again.",
         guarantee: "the stream of events misses nothing",
-        file: "crates/stepwell-sqlite/src/apply/history.rs",
+        file: "crates/stepwell-sqlite/src/read/history.rs",
         find: "WHERE id > ?1 AND ?2 IS NULL ORDER BY id",
         put: "WHERE id >= ?1 AND ?2 IS NULL ORDER BY id",
         tests: &[point("on_a_file::histories")],

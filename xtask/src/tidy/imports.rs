@@ -7,8 +7,9 @@ use syn::visit::{self, Visit};
 use super::Finding;
 use super::sources::{Sources, for_tests};
 
-/// The folders of a crate, from the ground floor up: each imports from those below it only.
-const LAYERS: [(&str, &[&str]); 2] = [
+/// The folders and files of a crate, from the ground floor up: each imports from those below it
+/// only.
+const LAYERS: [(&str, &[&str]); 3] = [
     (
         "crates/stepwell-core",
         &["base", "store", "codec", "memory", "observe", "engine", "context", "workflow", "client"],
@@ -16,6 +17,10 @@ const LAYERS: [(&str, &[&str]); 2] = [
     (
         "crates/stepwell-postgres",
         &["values", "connection", "schema", "read", "beside", "batch", "work", "transaction"],
+    ),
+    (
+        "crates/stepwell-sqlite",
+        &["base", "file", "read", "state", "apply", "writer", "transaction", "tests"],
     ),
 ];
 

@@ -4,9 +4,9 @@ use rusqlite::{Result, params};
 use stepwell_core::store::TaskState;
 use stepwell_core::{TaskId, waits_for_ever};
 
+use crate::apply::Applying;
 use crate::apply::limits::FIRST_OF_KEY;
 use crate::base::rows::{Sql, Statements as _, get, known};
-use crate::writer::commit::Applying;
 
 /// Selects whether a task waits for its turn, and whether it waits only for the ends of other
 /// tasks. There are two queries, because SQLite would read all waits for a `min` and a `max` in

@@ -9,10 +9,9 @@ use stepwell_core::{
     Name, RunId, Runtime, SUSPECT_CRASHES, Timestamp, Unreadable, WorkerId, after,
 };
 
-use crate::apply::waits;
+use crate::apply::Applying;
 use crate::base::rows::{Sql, Statements as _, count, get, known, opt, unreadable};
-use crate::read::query;
-use crate::writer::commit::Applying;
+use crate::read::{query, waits};
 
 /// Defines a statement for the claimable tasks of a queue, with the given types, the given version
 /// and at most `?5` crashes. Where `?4` is false, tasks that continue after a suspension are left
@@ -21,10 +20,11 @@ use crate::writer::commit::Applying;
 macro_rules! claimable {
     ($crashes:literal) => {
         concat!(
-            "SELECT rowid, task_id, run_id, attempt, max_attempts, task_type, params,
-                headers, retry, worker_id, started_at, max_duration, crashes, scope, lost, concurrency_key
+            "SELECT rowid, task_id, run_id, attempt, max_attempts, task_type, params, headers,
+                retry, worker_id, started_at, max_duration, crashes, scope, lost, concurrency_key
             FROM stepwell_tasks INDEXED BY stepwell_tasks_ready
-            WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL AND blocked = 0 AND paused = 0 AND ",
+            WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL AND blocked = 0
+                AND paused = 0 AND ",
             $crashes,
             " AND crashes <= ?5 AND task_type IN (SELECT value FROM json_each(?2))
                 AND (code_version IS NULL OR code_version = ?3)
@@ -49,7 +49,8 @@ pub(crate) const SUSPECTS: &str = claimable!("(crashes >= 2) = 1");
 // A state that this program does not know comes from a newer one: such tasks are not changed, and
 // no worker wakes up for them.
 pub(crate) const DEADLINE: &str = "SELECT rowid, task_id FROM stepwell_tasks
-    WHERE cancel_at <= ?1 AND state IN ('pending', 'running', 'suspended') ORDER BY cancel_at, task_id LIMIT 1";
+    WHERE cancel_at <= ?1 AND state IN ('pending', 'running', 'suspended')
+    ORDER BY cancel_at, task_id LIMIT 1";
 
 pub(crate) const DUE: &str = "SELECT rowid, queue FROM stepwell_tasks
     WHERE due_at <= ?1 AND state IN ('pending', 'suspended') ORDER BY due_at, task_id LIMIT ?2";
@@ -107,13 +108,12 @@ impl Ready {
             facts: Facts::default(),
             unreadable: hurt,
         };
-        let micros: Option<i64> = row.get(11)?;
         Ok(Self {
             rowid: row.get(0)?,
             task,
             had_by,
             started: opt::<Timestamp>(row, 10)?.is_some(),
-            max_duration: micros.map(|micros| Duration::from_micros(micros.unsigned_abs())),
+            max_duration: opt(row, 11)?,
         })
     }
 }
@@ -226,8 +226,8 @@ impl Applying<'_, '_> {
         task.attempt = Counts { attempt: task.attempt, ..Counts::default() }.claimed().attempt;
         let cancel_at = max_duration.map(|limit| after(self.now, limit));
         self.conn.run(
-            "UPDATE stepwell_tasks SET state = 'running', run_id = ?2, attempt = ?3, worker_id = ?4, poked = 0,
-                started_at = coalesce(started_at, ?5),
+            "UPDATE stepwell_tasks SET state = 'running', run_id = ?2, attempt = ?3,
+                worker_id = ?4, poked = 0, started_at = coalesce(started_at, ?5),
                 cancel_at = CASE WHEN started_at IS NULL THEN ?6 ELSE cancel_at END
             WHERE rowid = ?1",
             params![

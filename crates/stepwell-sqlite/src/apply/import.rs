@@ -1,33 +1,15 @@
 //! The import of exported tasks.
 
-use rusqlite::{
-    Connection, OptionalExtension as _, Result, Transaction, TransactionBehavior, params,
-};
+use rusqlite::{Connection, Result, Transaction, TransactionBehavior, params};
 use stepwell_core::store::rules::{Counts, Leaving};
-use stepwell_core::store::{ArrivedMessage, MessageId, TaskState};
-use stepwell_core::{Page, Room, TaskId, TaskRecord, Timestamp};
+use stepwell_core::store::{TaskInfo, TaskState};
+use stepwell_core::{TaskRecord, Timestamp};
 
 use crate::apply::limits::line_up;
 use crate::apply::purge::need;
 use crate::apply::transition::add_entries;
-use crate::apply::waits;
-use crate::base::rows::{Sql, Statements as _, get};
-use crate::read::labels;
-
-pub(crate) const MESSAGES: &str = "SELECT id, topic, payload FROM stepwell_messages
-    WHERE task_id = ?1 AND id > ?2 ORDER BY id";
-
-/// Returns the messages in a task's mailbox after the given one.
-pub(crate) fn messages(
-    conn: &Connection,
-    task_id: TaskId,
-    behind: Option<MessageId>,
-) -> Result<Page<ArrivedMessage>> {
-    let asked = params![Sql(&task_id), behind.unwrap_or(MessageId::MIN)];
-    conn.part(&mut Room::default(), usize::MAX, MESSAGES, asked, |row| {
-        Ok(ArrivedMessage { id: row.get(0)?, topic: get(row, 1)?, payload: get(row, 2)? })
-    })
-}
+use crate::apply::{labels, waits};
+use crate::base::rows::{Sql, Statements as _};
 
 /// Imports a task in its own transaction. The result is `false` when the task, or a task with its
 /// idempotency key, exists.
@@ -47,28 +29,18 @@ fn insert(conn: &Connection, now: Timestamp, record: &TaskRecord) -> Result<bool
         _ => counts,
     };
     let ended = info.state.is_finished();
-    let there = conn.query_row(
-        "SELECT 1 FROM stepwell_tasks WHERE task_id = ?1 OR (task_type = ?2 AND idempotency_key = \
-         ?3 AND scope = ?4)",
-        params![
-            task_id,
-            Sql(&info.task_type),
-            info.idempotency_key.as_ref().map(Sql),
-            Sql(&info.scope)
-        ],
-        |_| Ok(()),
-    );
-    if there.optional()?.is_some() {
+    if exists(conn, info)? {
         return Ok(false);
     }
     let state = if ended { info.state } else { TaskState::Pending };
     let due_at = info.due_at.filter(|due_at| info.state == TaskState::Pending && *due_at > now);
     conn.run(
-        "INSERT INTO stepwell_tasks (task_id, run_id, task_type, queue, state, priority, attempt, max_attempts, parent,
-            idempotency_key, spawned_at, ready_at, started_at, finished_at, due_at, cancel_at, max_duration, retry, headers,
-            params, failure, output, concurrency_key, code_version, compensating, scope)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23,
-            ?24, ?25, ?26)",
+        "INSERT INTO stepwell_tasks (task_id, run_id, task_type, queue, state, priority, attempt,
+            max_attempts, parent, idempotency_key, spawned_at, ready_at, started_at, finished_at,
+            due_at, cancel_at, max_duration, retry, headers, params, failure, output,
+            concurrency_key, code_version, compensating, scope)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
+            ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26)",
         params![
             task_id,
             Sql(&info.run_id),
@@ -86,7 +58,7 @@ fn insert(conn: &Connection, now: Timestamp, record: &TaskRecord) -> Result<bool
             info.finished_at.as_ref().map(Sql),
             due_at.as_ref().map(Sql),
             info.cancel_at.as_ref().map(Sql),
-            info.max_duration.map(|limit| i64::try_from(limit.as_micros()).unwrap_or(i64::MAX)),
+            info.max_duration.as_ref().map(Sql),
             Sql(&info.retry),
             Sql(&info.headers),
             Sql(&info.params),
@@ -112,4 +84,20 @@ fn insert(conn: &Connection, now: Timestamp, record: &TaskRecord) -> Result<bool
     waits.iter().try_for_each(|wait| waits::add(conn, info.task_id, wait))?;
     line_up(conn, info.task_id)?;
     Ok(true)
+}
+
+/// Returns whether the task, or a task with its idempotency key, exists.
+fn exists(conn: &Connection, info: &TaskInfo) -> Result<bool> {
+    let found = conn.one(
+        "SELECT 1 FROM stepwell_tasks
+        WHERE task_id = ?1 OR (task_type = ?2 AND idempotency_key = ?3 AND scope = ?4)",
+        params![
+            Sql(&info.task_id),
+            Sql(&info.task_type),
+            info.idempotency_key.as_ref().map(Sql),
+            Sql(&info.scope)
+        ],
+        |_| Ok(()),
+    )?;
+    Ok(found.is_some())
 }

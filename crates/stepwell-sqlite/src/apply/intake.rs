@@ -7,27 +7,26 @@ use stepwell_core::store::rules::{
 use stepwell_core::store::{
     Command, CommandOutcome, NewEvent, NewMessage, NewTask, Spawned, TaskState,
 };
-use stepwell_core::{Coalesce, Kind, Name, WorkerId, after};
+use stepwell_core::{Coalesce, Kind, Name, Timestamp, WorkerId, after};
 
-use crate::apply::purge;
 use crate::apply::states::Standing;
+use crate::apply::{Applying, labels, purge};
 use crate::base::rows::{Sql, Statements as _, count, get};
-use crate::read::labels;
-use crate::writer::commit::Applying;
 
 pub(crate) const EXISTING: &str = "SELECT task_id, run_id, attempt FROM stepwell_tasks
     WHERE task_type = ?1 AND idempotency_key = ?2 AND scope = ?3";
 
 /// Selects the tasks that wait for an event of the queue (`''`: an event for all queues).
-pub(crate) const AWAITING: &str = "SELECT DISTINCT task_id FROM stepwell_waits WHERE target = ?1 AND kind = 'event'
-        AND (?2 = '' OR ?2 = (SELECT queue FROM stepwell_tasks WHERE stepwell_tasks.task_id = stepwell_waits.task_id))
+pub(crate) const AWAITING: &str = "SELECT DISTINCT task_id FROM stepwell_waits
+    WHERE target = ?1 AND kind = 'event' AND (?2 = '' OR ?2 = (
+        SELECT queue FROM stepwell_tasks WHERE stepwell_tasks.task_id = stepwell_waits.task_id))
     ORDER BY task_id";
 
 /// Selects the tasks of a concurrency key, scope and type that were never claimed, the last one
 /// first.
 pub(crate) const WAITING: &str = "SELECT task_id, run_id FROM stepwell_tasks
-    WHERE concurrency_key = ?1 AND scope = ?3 AND place IS NOT NULL AND task_type = ?2 AND state = 'pending' AND started_at IS NULL
-        AND compensating = 0
+    WHERE concurrency_key = ?1 AND scope = ?3 AND place IS NOT NULL AND task_type = ?2
+        AND state = 'pending' AND started_at IS NULL AND compensating = 0
     ORDER BY place DESC";
 
 impl Applying<'_, '_> {
@@ -53,18 +52,37 @@ impl Applying<'_, '_> {
         }
         let start_at = new.start_at.filter(|start_at| *start_at > self.now);
         let claim_by = self.starting_worker(new)?;
+        self.insert(new, start_at, claim_by)?;
+        labels::add(self.conn, new.task_id, &new.queue, &new.headers, &new.scope)?;
+        if new.concurrency_key.is_some() {
+            self.line_up(new.task_id)?;
+        }
         let claimed = claim_by.is_some();
-        let limit =
-            if claimed { new.cancellation.max_duration } else { new.cancellation.max_delay };
+        if !claimed {
+            self.news.ready.push((new.queue.clone(), 1));
+        }
+        Ok(Spawned::Created { claimed })
+    }
+
+    /// Inserts the row of a new task, which the given worker runs at once, or which is claimable
+    /// from `start_at` on.
+    fn insert(
+        &self,
+        new: &NewTask,
+        start_at: Option<Timestamp>,
+        claim_by: Option<WorkerId>,
+    ) -> Result<()> {
+        let claimed = claim_by.is_some();
+        let policy = &new.cancellation;
+        let limit = if claimed { policy.max_duration } else { policy.max_delay };
         let cancel_at = limit.map(|limit| after(self.now, limit));
-        let micros =
-            |duration: std::time::Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
         self.conn.run(
-            "INSERT INTO stepwell_tasks (task_id, run_id, task_type, queue, state, priority, attempt, max_attempts,
-                worker_id, parent, idempotency_key, spawned_at, ready_at, started_at, due_at, cancel_at,
-                max_duration, retry, headers, params, concurrency_key, code_version, scope)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
-                ?22)",
+            "INSERT INTO stepwell_tasks (task_id, run_id, task_type, queue, state, priority,
+                attempt, max_attempts, worker_id, parent, idempotency_key, spawned_at, ready_at,
+                started_at, due_at, cancel_at, max_duration, retry, headers, params,
+                concurrency_key, code_version, scope)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12, ?13, ?14, ?15, ?16,
+                ?17, ?18, ?19, ?20, ?21, ?22)",
             params![
                 Sql(&new.task_id),
                 Sql(&new.run_id),
@@ -81,7 +99,7 @@ impl Applying<'_, '_> {
                 claimed.then_some(Sql(&self.now)),
                 start_at.as_ref().map(Sql),
                 cancel_at.as_ref().map(Sql),
-                new.cancellation.max_duration.map(micros),
+                policy.max_duration.as_ref().map(Sql),
                 Sql(&new.retry),
                 Sql(&new.headers),
                 Sql(&new.params),
@@ -90,14 +108,7 @@ impl Applying<'_, '_> {
                 Sql(&new.scope)
             ],
         )?;
-        labels::add(self.conn, new.task_id, &new.queue, &new.headers, &new.scope)?;
-        if new.concurrency_key.is_some() {
-            self.line_up(new.task_id)?;
-        }
-        if !claimed {
-            self.news.ready.push((new.queue.clone(), 1));
-        }
-        Ok(Spawned::Created { claimed })
+        Ok(())
     }
 
     /// Returns the worker that gets a new task at once.

@@ -1,15 +1,11 @@
 //! The limits of queues, and the turns of concurrency keys.
 
-use std::time::Duration;
+use rusqlite::{Connection, Result, params};
+use stepwell_core::{Name, QueueAction, QueueChange, TaskId, Timestamp, WorkerId};
 
-use rusqlite::{Connection, Result, Row, params};
-use stepwell_core::{
-    Name, QueueAction, QueueChange, QueueInfo, QueueLimits, RateLimit, TaskId, Timestamp, WorkerId,
-    from_micros,
-};
-
-use crate::base::rows::{Sql, Statements as _, count, get, known, opt};
-use crate::writer::commit::Applying;
+use crate::apply::Applying;
+use crate::base::rows::{Sql, Statements as _, known};
+use crate::read::queues::Queue;
 
 /// Counts the running tasks of a queue, on the given worker or (NULL) on all.
 pub(crate) const RUNNING: &str = "SELECT count(*) FROM stepwell_tasks
@@ -25,35 +21,9 @@ pub(crate) const LINE_UP: &str = "UPDATE stepwell_tasks SET (place, blocked) = (
 /// Selects the task whose turn it is, among those with the given task's concurrency key and scope.
 pub(crate) const FIRST_OF_KEY: &str = "SELECT o.rowid, o.queue, o.task_id
     FROM stepwell_tasks t CROSS JOIN stepwell_tasks o
-    WHERE t.task_id = ?1 AND o.concurrency_key = t.concurrency_key AND o.scope = t.scope AND o.place IS NOT NULL
+    WHERE t.task_id = ?1 AND o.concurrency_key = t.concurrency_key AND o.scope = t.scope
+        AND o.place IS NOT NULL
     ORDER BY o.place LIMIT 1";
-
-/// A queue with settings.
-pub(crate) struct Queue {
-    pub(crate) paused: bool,
-    pub(crate) limits: QueueLimits,
-    /// The time until which the queue's rate is used up.
-    pub(crate) used_until: Option<Timestamp>,
-}
-
-impl Queue {
-    /// Reads the columns `paused, max_running, max_running_per_worker, rate_starts, rate_per,
-    /// used_until`.
-    fn read(row: &Row<'_>, first: usize) -> Result<Self> {
-        let limit = |column| -> Result<Option<u32>> {
-            let is_some = row.get::<_, Option<i64>>(first + column)?.is_some();
-            is_some.then(|| count(row, first + column)).transpose()
-        };
-        let per: Option<i64> = row.get(first + 4)?;
-        let rate = limit(3)?.zip(per).map(|(starts, per)| RateLimit {
-            starts,
-            per: Duration::from_micros(per.unsigned_abs()),
-        });
-        let limits =
-            QueueLimits { max_running: limit(1)?, max_running_per_worker: limit(2)?, rate };
-        Ok(Self { paused: row.get(first)?, limits, used_until: opt(row, first + 5)? })
-    }
-}
 
 /// Adds a task as the last one of its concurrency key.
 pub(crate) fn line_up(conn: &Connection, task_id: TaskId) -> Result<()> {
@@ -83,19 +53,17 @@ impl Applying<'_, '_> {
                 )?;
             }
             QueueAction::Limit(limits) => {
-                let per =
-                    limits.rate.map(|rate| i64::try_from(rate.per.as_micros()).unwrap_or(i64::MAX));
                 self.conn.run(
-                    "UPDATE stepwell_queues SET max_running = ?2, max_running_per_worker = ?3, rate_starts = ?4,
-                        rate_per = ?5,
-                        used_until = CASE WHEN rate_starts IS ?4 AND rate_per IS ?5 THEN used_until END
+                    "UPDATE stepwell_queues SET max_running = ?2, max_running_per_worker = ?3,
+                        rate_starts = ?4, rate_per = ?5, used_until = CASE
+                            WHEN rate_starts IS ?4 AND rate_per IS ?5 THEN used_until END
                     WHERE queue = ?1",
                     params![
                         queue,
                         limits.max_running,
                         limits.max_running_per_worker,
                         limits.rate.map(|rate| rate.starts),
-                        per
+                        limits.rate.as_ref().map(|rate| Sql(&rate.per))
                     ],
                 )?;
             }
@@ -193,38 +161,4 @@ impl Applying<'_, '_> {
         }
         Ok(())
     }
-}
-
-/// Returns all queues that have limits, are paused, or have a task that has not ended.
-pub(crate) fn queues(conn: &Connection) -> Result<Vec<QueueInfo>> {
-    conn.readable(
-        "a queue",
-        "WITH counts AS (
-            SELECT queue, sum(state = 'pending') AS pending, sum(state = 'running') AS running,
-                sum(state = 'suspended') AS suspended,
-                min(coalesce(due_at, ready_at)) FILTER (WHERE state = 'pending' AND blocked = 0 AND paused = 0) AS ready_at
-            FROM stepwell_tasks WHERE state IN ('pending', 'running', 'suspended') GROUP BY queue
-        )
-        SELECT coalesce(q.queue, c.queue) AS name, coalesce(q.paused, 0), q.max_running, q.max_running_per_worker,
-            q.rate_starts, q.rate_per, q.used_until, coalesce(c.pending, 0), coalesce(c.running, 0),
-            coalesce(c.suspended, 0), c.ready_at
-        FROM stepwell_queues q FULL JOIN counts c ON c.queue = q.queue
-        WHERE c.queue IS NOT NULL OR q.paused OR q.max_running IS NOT NULL OR q.max_running_per_worker IS NOT NULL
-            OR q.rate_starts IS NOT NULL
-        ORDER BY name",
-        [],
-        |row| {
-            let Queue { paused, limits, .. } = Queue::read(row, 1)?;
-            let count = |column: usize| Ok::<_, rusqlite::Error>(row.get::<_, i64>(column)?.unsigned_abs());
-            Ok(QueueInfo {
-                queue: get(row, 0)?,
-                paused,
-                limits,
-                pending: count(7)?,
-                running: count(8)?,
-                suspended: count(9)?,
-                ready_at: row.get::<_, Option<i64>>(10)?.map(from_micros),
-            })
-        },
-    )
 }

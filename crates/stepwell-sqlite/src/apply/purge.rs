@@ -12,17 +12,20 @@ use crate::base::rows::{Sql, Statements as _, get, opt};
 macro_rules! other_needs {
     ($task:literal) => {
         concat!(
-            "(other.state IN ('pending', 'running', 'suspended') OR other.state <> 'completed' AND ",
+            "(other.state IN ('pending', 'running', 'suspended')
+                OR other.state <> 'completed' AND ",
             $task,
             " NOT IN (
                 WITH RECURSIVE above (task_id) AS (
                     SELECT other.task_id
                     UNION SELECT up.task_id FROM above
                         CROSS JOIN stepwell_tasks kept ON kept.task_id = above.task_id
-                        CROSS JOIN stepwell_tasks up ON up.task_id = kept.parent AND up.state <> 'completed'
+                        CROSS JOIN stepwell_tasks up
+                            ON up.task_id = kept.parent AND up.state <> 'completed'
                     UNION SELECT up.task_id FROM above
                         CROSS JOIN stepwell_needs need ON need.task_id = above.task_id
-                        CROSS JOIN stepwell_tasks up ON up.task_id = need.needed_by AND up.state <> 'completed'
+                        CROSS JOIN stepwell_tasks up
+                            ON up.task_id = need.needed_by AND up.state <> 'completed'
                 ) SELECT task_id FROM above))"
         )
     };
@@ -32,12 +35,14 @@ macro_rules! other_needs {
 /// waits for it, or a task that was answered with it.
 pub(crate) const NEEDED_BY: &str = concat!(
     "SELECT coalesce(
-    (SELECT parent.task_id FROM stepwell_tasks task JOIN stepwell_tasks parent ON parent.task_id = task.parent
+    (SELECT parent.task_id FROM stepwell_tasks task
+        JOIN stepwell_tasks parent ON parent.task_id = task.parent
         WHERE task.task_id = ?1 AND parent.state <> 'completed'),
     (SELECT min(task_id) FROM (
         SELECT task_id FROM stepwell_waits WHERE target = ?1 AND kind = 'child'
         UNION ALL
-        SELECT other.task_id FROM stepwell_needs need JOIN stepwell_tasks other ON other.task_id = need.needed_by
+        SELECT other.task_id FROM stepwell_needs need
+        JOIN stepwell_tasks other ON other.task_id = need.needed_by
         WHERE need.task_id = ?1 AND ",
     other_needs!("?1"),
     ")))"
@@ -48,7 +53,8 @@ macro_rules! finished {
     ($which:literal) => {
         concat!(
             "SELECT task_id FROM stepwell_tasks task
-            WHERE finished_at < ?1 AND state IN ('completed', 'failed', 'cancelled') AND (?2 IS NULL OR state = ?2)
+            WHERE finished_at < ?1 AND state IN ('completed', 'failed', 'cancelled')
+                AND (?2 IS NULL OR state = ?2)
                 AND NOT EXISTS (SELECT 1 FROM stepwell_tasks parent
                     WHERE parent.task_id = task.parent AND parent.state <> 'completed')
                 AND NOT EXISTS (SELECT 1 FROM stepwell_waits wait

@@ -1,62 +1,36 @@
 //! Schedules: their versions, and the tasks that a change spawns.
 
-use rusqlite::{Connection, Result, Row, params};
-use stepwell_core::store::{
-    ScheduleAction, ScheduleChange, ScheduleFilter, ScheduleOutcome, SchedulePlan, Scheduled,
-};
-use stepwell_core::{Name, Page, Room, Timestamp};
+use rusqlite::{Result, params};
+use stepwell_core::Name;
+use stepwell_core::store::{ScheduleAction, ScheduleChange, ScheduleOutcome, SchedulePlan};
 
-use crate::base::rows::{Sql, Statements as _, get, opt};
-use crate::writer::commit::Applying;
-
-const ALL: &str = "SELECT name, version, definition, next_at, last_task FROM stepwell_schedules
-    WHERE name > ?1 ORDER BY name";
-const NAMED: &str =
-    "SELECT name, version, definition, next_at, last_task FROM stepwell_schedules WHERE name = ?1";
-pub(crate) const NEXT: &str =
-    "SELECT name, version, definition, next_at, last_task FROM stepwell_schedules
-    WHERE next_at IS NOT NULL AND (next_at, name) > (?1, ?2) ORDER BY next_at, name";
-
-fn schedule(row: &Row<'_>) -> Result<Scheduled> {
-    let plan =
-        SchedulePlan { version: get(row, 1)?, definition: get(row, 2)?, next_at: opt(row, 3)? };
-    Ok(Scheduled { name: get(row, 0)?, plan, last_task: opt(row, 4)? })
-}
-
-pub(crate) fn schedules(conn: &Connection, which: &ScheduleFilter) -> Result<Page<Scheduled>> {
-    match which {
-        // No name is empty.
-        ScheduleFilter::All { behind } => {
-            let behind = behind.as_ref().map_or("", |(_, name)| name.as_str());
-            conn.page(usize::MAX, "a schedule", ALL, params![behind], schedule)
-        }
-        ScheduleFilter::Named(name) => {
-            conn.part(&mut Room::default(), 1, NAMED, params![Sql(name)], schedule)
-        }
-        ScheduleFilter::Next { behind, limit } => {
-            let (at, name) = behind.as_ref().map_or((None, ""), |(at, name)| (*at, name.as_str()));
-            let at = at.unwrap_or(Timestamp::MIN);
-            conn.page(*limit, "a schedule", NEXT, params![Sql(&at), name], schedule)
-        }
-    }
-}
+use crate::apply::Applying;
+use crate::base::rows::{Sql, Statements as _};
 
 impl Applying<'_, '_> {
     pub(crate) fn change_schedule(&mut self, change: &ScheduleChange) -> Result<ScheduleOutcome> {
         let ScheduleChange { name, action } = change;
         let mut spawned = false;
         let changed = match action {
-            ScheduleAction::Create(SchedulePlan { version, definition, next_at }) => self.conn.run(
-                "INSERT INTO stepwell_schedules (name, version, definition, next_at) VALUES (?1, ?2, ?3, ?4)
-                ON CONFLICT DO NOTHING",
-                params![Sql(name), Sql(version), Sql(definition), next_at.as_ref().map(Sql)],
-            )?,
+            ScheduleAction::Create(SchedulePlan { version, definition, next_at }) => {
+                self.conn.run(
+                    "INSERT INTO stepwell_schedules (name, version, definition, next_at)
+                VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
+                    params![Sql(name), Sql(version), Sql(definition), next_at.as_ref().map(Sql)],
+                )?
+            }
             ScheduleAction::Replace { seen, plan, spawns, unless_running } => {
                 let SchedulePlan { version, definition, next_at } = plan;
                 let changed = self.conn.run(
                     "UPDATE stepwell_schedules SET version = ?3, definition = ?4, next_at = ?5
                     WHERE name = ?1 AND version = ?2",
-                    params![Sql(name), Sql(seen), Sql(version), Sql(definition), next_at.as_ref().map(Sql)],
+                    params![
+                        Sql(name),
+                        Sql(seen),
+                        Sql(version),
+                        Sql(definition),
+                        next_at.as_ref().map(Sql)
+                    ],
                 )?;
                 if changed == 1
                     && let Some(last) = spawns.last()
@@ -73,9 +47,9 @@ impl Applying<'_, '_> {
                 }
                 changed
             }
-            ScheduleAction::Delete => {
-                self.conn.run("DELETE FROM stepwell_schedules WHERE name = ?1", params![Sql(name)])?
-            }
+            ScheduleAction::Delete => self
+                .conn
+                .run("DELETE FROM stepwell_schedules WHERE name = ?1", params![Sql(name)])?,
         };
         Ok(if changed == 1 {
             ScheduleOutcome::Changed { spawned }

@@ -8,9 +8,8 @@ use stepwell_core::store::rules::{
 use stepwell_core::store::{Finish, TaskState};
 use stepwell_core::{Failure, Kind, Name, RunId, TaskId, Timestamp, begun_anew, compensating};
 
-use crate::apply::purge;
+use crate::apply::{Applying, purge};
 use crate::base::rows::{Sql, Statements as _, count, get, known, opt};
-use crate::writer::commit::Applying;
 
 /// Selects a task that is about to end. With a run, the statement is also the fence: the run must
 /// own the task.
@@ -251,8 +250,9 @@ impl Applying<'_, '_> {
         self.drop_waits(task_id)?;
         self.add_entries(task_id, &[entry])?;
         self.conn.run(
-            "UPDATE stepwell_tasks SET state = 'pending', compensating = 1, cancel_requested = 0, attempt = ?4, lost = ?5,
-                crashes = ?6, worker_id = NULL, poked = 0, due_at = NULL, cancel_at = NULL, failure = ?2, ready_at = ?3
+            "UPDATE stepwell_tasks SET state = 'pending', compensating = 1, cancel_requested = 0,
+                attempt = ?4, lost = ?5, crashes = ?6, worker_id = NULL, poked = 0, due_at = NULL,
+                cancel_at = NULL, failure = ?2, ready_at = ?3
             WHERE task_id = ?1",
             params![
                 Sql(&task_id),
@@ -374,8 +374,9 @@ impl Applying<'_, '_> {
         let ToEnd { rowid, known, cancel_requested, waits, mail, .. } = ending;
         self.conn.run(
             "UPDATE stepwell_tasks SET state = ?2, output = ?3,
-                failure = CASE ?2 WHEN 'cancelled' THEN failure ELSE ?4 END, finished_at = ?5, paused = 0,
-                worker_id = NULL, poked = 0, due_at = NULL, cancel_at = NULL, place = NULL
+                failure = CASE ?2 WHEN 'cancelled' THEN failure ELSE ?4 END, finished_at = ?5,
+                paused = 0, worker_id = NULL, poked = 0, due_at = NULL, cancel_at = NULL,
+                place = NULL
             WHERE rowid = ?1",
             params![rowid, Sql(&state), output.map(Sql), failure.map(Sql), Sql(&self.now)],
         )?;

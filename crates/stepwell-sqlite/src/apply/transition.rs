@@ -5,12 +5,12 @@ use stepwell_core::store::rules::{Found, Leaving, Suspension, WakeAt, on_suspens
 use stepwell_core::store::{Applied, Finish, Next, Refused, Spawned, Transition};
 use stepwell_core::{Entry, RunId, TaskId, Timestamp, blocked};
 
+use crate::apply::Applying;
 use crate::apply::purge;
 use crate::apply::states::{Held, Left};
 use crate::apply::waits;
 use crate::base::error::Fault;
 use crate::base::rows::{Sql, Statements};
-use crate::writer::commit::Applying;
 
 /// Selects the task if the run owns it: the fence.
 pub(crate) const FENCE: &str =
@@ -81,15 +81,7 @@ impl Applying<'_, '_> {
             && matches!(transition.next, Next::Continue { collect: false })
             && self.ends_there(transition)?
         {
-            let Transition { task_id, run_id, entries, .. } = transition;
-            let fence =
-                self.conn.one(LIGHT_FENCE, params![Sql(task_id), Sql(run_id)], |row| row.get(0))?;
-            let Some(cancel_requested) = fence else { return Ok(Err(Refused)) };
-            self.add_entries(*task_id, entries)?;
-            if let Some(last) = entries.last() {
-                self.ends.set(*run_id, last.seq);
-            }
-            return Ok(Ok(Applied { cancel_requested, ..Applied::default() }.into()));
+            return self.journal_at_once(transition);
         }
         let Transition { task_id, run_id, ref next, .. } = *transition;
         self.ends.forget(run_id);
@@ -101,6 +93,44 @@ impl Applying<'_, '_> {
             self.give_back(&task, &task.counts.left(Leaving::Released).into())?;
             return Ok(Err(Refused));
         }
+        self.write_own(transition)?;
+        let keyed = self.spawn_keyed(transition)?;
+        let transaction = match &transition.transaction {
+            Some(transaction) => Some(self.work(task_id, transaction)?),
+            None => None,
+        };
+        let applied = Applied {
+            cancel_requested: task.cancel_requested(),
+            transaction,
+            keyed,
+            ..Applied::default()
+        };
+        if let Some(finish) = next.finish() {
+            self.finish(task_id, None, finish)?;
+        }
+        let look = self.go_on(&task, run_id, next)?;
+        Ok(Ok(Written { applied, look }))
+    }
+
+    /// Writes the entries of a run that does nothing else.
+    fn journal_at_once(
+        &mut self,
+        transition: &Transition,
+    ) -> Result<Result<Written, Refused>, Fault> {
+        let Transition { task_id, run_id, entries, .. } = transition;
+        let fence =
+            self.conn.one(LIGHT_FENCE, params![Sql(task_id), Sql(run_id)], |row| row.get(0))?;
+        let Some(cancel_requested) = fence else { return Ok(Err(Refused)) };
+        self.add_entries(*task_id, entries)?;
+        if let Some(last) = entries.last() {
+            self.ends.set(*run_id, last.seq);
+        }
+        Ok(Ok(Applied { cancel_requested, ..Applied::default() }.into()))
+    }
+
+    /// Writes the parts of a transition whose results the run does not wait for.
+    fn write_own(&mut self, transition: &Transition) -> Result<(), Fault> {
+        let task_id = transition.task_id;
         for &seq in &transition.superseded {
             self.conn.run(
                 "DELETE FROM stepwell_journal WHERE task_id = ?1 AND seq = ?2",
@@ -126,61 +156,49 @@ impl Applying<'_, '_> {
         for message in &transition.messages {
             self.send(message)?;
         }
-        let keyed = match &transition.keyed {
-            Some(keyed) => {
-                let spawned = self.spawn(&keyed.task)?;
-                match &spawned {
-                    Spawned::Created { .. } => {
-                        self.add_entries(task_id, std::slice::from_ref(&keyed.entry))?;
-                    }
-                    Spawned::Existing { task_id: other, .. }
-                    | Spawned::Waiting { task_id: other, .. } => {
-                        purge::need(self.conn, *other, task_id)?;
-                    }
-                }
-                Some(spawned)
+        Ok(())
+    }
+
+    /// Spawns the child with a key. The entry is only for a child that did not exist.
+    fn spawn_keyed(&mut self, transition: &Transition) -> Result<Option<Spawned>, Fault> {
+        let Some(keyed) = &transition.keyed else { return Ok(None) };
+        let spawned = self.spawn(&keyed.task)?;
+        match &spawned {
+            Spawned::Created { .. } => {
+                self.add_entries(transition.task_id, std::slice::from_ref(&keyed.entry))?;
             }
-            None => None,
-        };
-        let transaction = match &transition.transaction {
-            Some(transaction) => Some(self.work(task_id, transaction)?),
-            None => None,
-        };
-        let applied = Applied {
-            cancel_requested: task.cancel_requested(),
-            transaction,
-            keyed,
-            ..Applied::default()
-        };
-        if let Some(finish) = next.finish() {
-            self.finish(task_id, None, finish)?;
+            Spawned::Existing { task_id: other, .. } | Spawned::Waiting { task_id: other, .. } => {
+                purge::need(self.conn, *other, transition.task_id)?;
+            }
         }
-        let look = |suspend| Some(Look { task_id, run_id, suspend });
-        let look = match *next {
+        Ok(Some(spawned))
+    }
+
+    /// Applies what the run does next, if the task has not ended. The result is what is left to do
+    /// when all transitions are written.
+    fn go_on(&mut self, task: &Held, run_id: RunId, next: &Next) -> Result<Option<Look>, Fault> {
+        let task_id = task.task_id;
+        let look = |suspend| Ok(Some(Look { task_id, run_id, suspend }));
+        let given = match *next {
             Next::Continue { collect: false }
             | Next::Complete(_)
             | Next::Fail(_)
-            | Next::Cancel => None,
-            Next::Continue { collect: true } => look(None),
-            Next::Suspend { wake_at } => look(Some(wake_at)),
+            | Next::Cancel => return Ok(None),
+            Next::Continue { collect: true } => return look(None),
+            Next::Suspend { wake_at } => return look(Some(wake_at)),
             Next::Retry { ref failure, at } => {
                 self.drop_waits(task_id)?;
                 let counts = task.counts.left(Leaving::Failed);
-                let left = Left { counts, due_at: Some(at), failure: Some(failure) };
-                self.give_back(&task, &left)?;
-                None
+                Left { counts, due_at: Some(at), failure: Some(failure) }
             }
-            Next::Release => {
-                self.give_back(&task, &task.counts.left(Leaving::Released).into())?;
-                None
-            }
+            Next::Release => task.counts.left(Leaving::Released).into(),
             Next::Leave { until } => {
                 let counts = task.counts.left(Leaving::Released);
-                self.give_back(&task, &Left { counts, due_at: Some(until), failure: None })?;
-                None
+                Left { counts, due_at: Some(until), failure: None }
             }
         };
-        Ok(Ok(Written { applied, look }))
+        self.give_back(task, &given)?;
+        Ok(None)
     }
 
     /// Returns whether the task's journal ends where the transition says.

@@ -1,13 +1,11 @@
 //! The waits of tasks, and what has arrived for them.
 
-use rusqlite::types::ToSql;
-use rusqlite::{Connection, Result, Row, params};
-use stepwell_core::store::{ArrivedMessage, Facts, Finish, TaskWaits, Wait};
-use stepwell_core::{Key, Kind, Listed as _, Name, Page, Payload, Room, Scope, TaskId, deleted};
+use rusqlite::{Connection, Result, params};
+use stepwell_core::store::{ArrivedMessage, Facts, Finish, Wait};
+use stepwell_core::{Key, Kind, Listed as _, Name, Payload, TaskId, deleted};
 
-use crate::base::rows::{Readable, Sql, Statements as _, get, key, known, opt};
-use crate::read::labels::{Conditions, Label};
-use crate::writer::commit::Applying;
+use crate::apply::Applying;
+use crate::base::rows::{Sql, Statements as _, get, known, opt};
 
 /// Selects the tasks that wait for the end of a task.
 pub(crate) const AWAITS: &str = "SELECT DISTINCT task_id FROM stepwell_waits WHERE target = ?1 AND \
@@ -23,7 +21,8 @@ pub(crate) const ADD: &str =
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, CASE ?2
         WHEN 'event' THEN EXISTS (SELECT 1 FROM stepwell_events WHERE name = ?5
             AND queue IN ('', (SELECT queue FROM stepwell_tasks WHERE task_id = ?1)))
-        WHEN 'message' THEN EXISTS (SELECT 1 FROM stepwell_messages WHERE task_id = ?1 AND topic = ?5)
+        WHEN 'message' THEN
+            EXISTS (SELECT 1 FROM stepwell_messages WHERE task_id = ?1 AND topic = ?5)
             AND NOT EXISTS (SELECT 1 FROM stepwell_waits INDEXED BY stepwell_waits_arrived
                 WHERE task_id = ?1 AND arrived = 1 AND kind = 'message' AND target = ?5
                     AND (name, ordinal) <> (?3, ?4))
@@ -74,69 +73,6 @@ pub(crate) fn add(conn: &Connection, task_id: TaskId, wait: &Wait) -> Result<()>
         ],
     )?;
     Ok(())
-}
-
-/// Returns the waits of a task, in the order of their keys.
-pub(crate) fn of(conn: &Connection, task_id: TaskId) -> Result<Vec<Wait>> {
-    let mut waits = conn.all(
-        "SELECT kind, name, ordinal, target, due_at FROM stepwell_waits WHERE task_id = ?1",
-        params![Sql(&task_id)],
-        |row| Ok(Wait { key: key(row, 0)?, target: opt(row, 3)?, due_at: opt(row, 4)? }),
-    )?;
-    waits.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-    Ok(waits)
-}
-
-/// Returns the waits whose target has the prefix, by their tasks. Texts are ordered by their bytes,
-/// and none has a character over U+10FFFF.
-pub(crate) fn beginning_with(
-    conn: &Connection,
-    scope: &Scope,
-    prefix: &str,
-    behind: Option<TaskId>,
-    limit: usize,
-) -> Result<Page<TaskWaits>> {
-    let Some(labels) = scope.possible_labels() else { return Ok(Page::default()) };
-    let mut theirs = Conditions::default();
-    labels.into_iter().for_each(|(name, value)| theirs.label(Label { name, value, own: true }));
-    theirs.queue_of(scope);
-    let within = match scope.is_all() {
-        true => String::new(),
-        false => format!(
-            "AND EXISTS (SELECT 1 FROM stepwell_tasks WHERE stepwell_tasks.task_id = \
-             stepwell_waits.task_id AND {})",
-            theirs.all()
-        ),
-    };
-    let sql = format!(
-        "SELECT kind, name, ordinal, target, due_at, task_id FROM stepwell_waits
-        WHERE target >= ?1 AND target < ?1 || char(1114111) AND (?2 IS NULL OR task_id > ?2) {within}
-        ORDER BY task_id"
-    );
-    let behind = behind.as_ref().map(Sql);
-    let given: [&dyn ToSql; 2] = [&prefix, &behind];
-    let given: Vec<_> =
-        given.into_iter().chain(theirs.params.iter().map(|param| &**param)).collect();
-    let read = |row: &Row<'_>| -> Result<(TaskId, Wait)> {
-        Ok((get(row, 5)?, Wait { key: key(row, 0)?, target: opt(row, 3)?, due_at: opt(row, 4)? }))
-    };
-    let mut statement = conn.prepare_cached(&sql)?;
-    let mut rows = Readable::new("a wait", statement.query(&*given)?);
-    let mut first = rows.next(read)?;
-    Page::fill(&mut Room::default(), limit, || {
-        let Some((task_id, wait)) = first.take() else { return Ok(None) };
-        let mut waits = vec![wait];
-        loop {
-            match rows.next(read)? {
-                Some((other, wait)) if other == task_id => waits.push(wait),
-                next => {
-                    first = next;
-                    waits.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-                    return Ok(Some((task_id, waits)));
-                }
-            }
-        }
-    })
 }
 
 impl Applying<'_, '_> {

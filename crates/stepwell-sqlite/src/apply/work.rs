@@ -7,9 +7,9 @@ use rusqlite::Connection;
 use stepwell_core::store::UserTransaction;
 use stepwell_core::{Entry, Key, Outcome, Payload, StoreError, TaskId, guard};
 
+use crate::apply::Applying;
 use crate::base::error::Fault;
 use crate::base::rows::Statements as _;
-use crate::writer::commit::Applying;
 
 /// The type that a [`UserTransaction`]'s `work` must hold: a closure over the store's connection,
 /// which writes in the store's transaction. When the closure fails or panics, its writes are rolled

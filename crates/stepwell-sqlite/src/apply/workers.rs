@@ -1,19 +1,13 @@
 //! Signals of workers, and the tasks of workers that have stopped or died.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
-
-use rusqlite::{Connection, Result, params};
+use rusqlite::{Result, params};
 use stepwell_core::store::WorkerSignal;
 use stepwell_core::store::rules::{Death, Leaving, Progress, end_after_death, on_death};
-use stepwell_core::{
-    Name, OtherWorker, RunId, TaskId, Timestamp, WATCHED, WorkerId, WorkerInfo, WorkerState,
-    WorkerStatus, after,
-};
+use stepwell_core::{OtherWorker, RunId, TaskId, WATCHED, WorkerId, WorkerState, WorkerStatus};
 
+use crate::apply::Applying;
 use crate::apply::states::Held;
 use crate::base::rows::{Sql, Statements as _, count, get, known};
-use crate::writer::commit::Applying;
 
 pub(crate) const RUNNING_UNDER: &str = "SELECT task_id FROM stepwell_tasks
     WHERE worker_id = ?1 AND state = 'running' ORDER BY task_id";
@@ -50,8 +44,8 @@ impl Applying<'_, '_> {
                 let queues = serde_json::to_string(&new.queues)
                     .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
                 self.conn.run(
-                    "INSERT OR REPLACE INTO stepwell_workers (worker_id, name, queues, concurrency, code_version, state,
-                        registered_at, heartbeat_at, heartbeats, lease, handle)
+                    "INSERT OR REPLACE INTO stepwell_workers (worker_id, name, queues, concurrency,
+                        code_version, state, registered_at, heartbeat_at, heartbeats, lease, handle)
                     VALUES (?1, ?2, ?3, ?4, ?5, 'active', ?6, ?6, 0, ?7, ?8)",
                     params![
                         Sql(&new.worker_id),
@@ -60,7 +54,7 @@ impl Applying<'_, '_> {
                         new.concurrency,
                         new.code_version.as_ref().map(Sql),
                         Sql(&self.now),
-                        i64::try_from(new.lease.as_micros()).unwrap_or(i64::MAX),
+                        Sql(&new.lease),
                         handle
                     ],
                 )?;
@@ -131,7 +125,7 @@ impl Applying<'_, '_> {
             Ok(OtherWorker {
                 worker_id: get(row, 0)?,
                 heartbeats: row.get::<_, i64>(1)?.unsigned_abs(),
-                lease: Duration::from_micros(row.get::<_, i64>(2)?.unsigned_abs()),
+                lease: get(row, 2)?,
             })
         })?;
         Ok(WorkerStatus { state, runs, others })
@@ -240,53 +234,4 @@ impl Applying<'_, '_> {
     fn held(&self, task_id: TaskId) -> Result<Option<Held>> {
         self.conn.one(HELD, params![Sql(&task_id)], Held::read)
     }
-}
-
-/// Returns all workers, with their state at the given time.
-pub(crate) fn workers(conn: &Connection, now: Timestamp) -> Result<Vec<WorkerInfo>> {
-    conn.readable(
-        "a worker",
-        "SELECT w.worker_id, w.name, w.queues, w.concurrency, w.code_version, w.state, w.registered_at, w.heartbeat_at, w.lease,
-            (SELECT count(*) FROM stepwell_tasks t WHERE t.worker_id = w.worker_id AND t.state = 'running')
-        FROM stepwell_workers w ORDER BY w.worker_id",
-        [],
-        |row| {
-            let queues: String = row.get(2)?;
-            let heartbeat_at = get(row, 7)?;
-            let lease = Duration::from_micros(row.get::<_, i64>(8)?.unsigned_abs());
-            Ok(WorkerInfo {
-                worker_id: get(row, 0)?,
-                name: row.get(1)?,
-                // A worker that an earlier version registered has no list of queues.
-                queues: serde_json::from_str(&queues).unwrap_or_default(),
-                concurrency: row.get(3)?,
-                code_version: row.get::<_, Option<Sql<Name>>>(4)?.map(|version| version.0),
-                state: get(row, 5)?,
-                alive: after(heartbeat_at, lease) > now,
-                running: row.get::<_, i64>(9)?.unsigned_abs(),
-                registered_at: get(row, 6)?,
-                heartbeat_at,
-                lease,
-            })
-        },
-    )
-}
-
-/// Returns the types of the tasks that are claimed next in each queue.
-pub(crate) fn waiting_types(conn: &Connection, queues: &[Name]) -> Result<Vec<Name>> {
-    let mut types = BTreeSet::new();
-    for queue in queues {
-        types.extend(conn.readable(
-            "a task",
-            "SELECT DISTINCT task_type FROM (
-                SELECT task_type FROM stepwell_tasks
-                WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL AND blocked = 0 AND paused = 0
-                    AND crashes < 2
-                ORDER BY priority DESC, ready_at, task_id LIMIT 1000
-            )",
-            params![Sql(queue)],
-            |row| get::<Name>(row, 0),
-        )?);
-    }
-    Ok(types.into_iter().collect())
 }

@@ -8,9 +8,9 @@ use stepwell_core::{StoreError, Unreadable};
 use crate::base::location::Location;
 
 /// The advice for a disk or a file system that fails.
-const DISK_FAILS: &str = "the disk or its file system fails, and its own log says why. What was to be \
-    written is not accepted, and is tried again: mend the disk, or free space on it, and the engine goes on by \
-    itself";
+const DISK_FAILS: &str = "the disk or its file system fails, and its own log says why. What was \
+    to be written is not accepted, and is tried again: mend the disk, or free space on it, and the \
+    engine goes on by itself";
 
 /// The error of a batch or a query.
 #[derive(Debug)]

@@ -1,4 +1,6 @@
-//! The engine's types as values of columns.
+//! The engine's types as values of columns, and the shapes of statements.
+
+use std::time::Duration;
 
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Params, Row, Rows, Statement};
@@ -128,6 +130,16 @@ impl Column for Timestamp {
     }
     fn write(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(self.as_microsecond().into())
+    }
+}
+
+/// A duration in microseconds.
+impl Column for Duration {
+    fn read(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        value.as_i64().map(|micros| Self::from_micros(micros.unsigned_abs()))
+    }
+    fn write(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(i64::try_from(self.as_micros()).unwrap_or(i64::MAX).into())
     }
 }
 

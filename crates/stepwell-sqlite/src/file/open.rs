@@ -109,8 +109,9 @@ fn open_file(
     // connections do not affect this one.
     writer.execute_batch(DURABLE)?;
     writer.execute_batch(&format!(
-        "PRAGMA cache_size = -32768; PRAGMA wal_autocheckpoint = 2000; PRAGMA journal_size_limit = {GROWN};
-        PRAGMA temp_store = MEMORY; PRAGMA locking_mode = NORMAL; PRAGMA recursive_triggers = OFF;
+        "PRAGMA cache_size = -32768; PRAGMA wal_autocheckpoint = 2000;
+        PRAGMA journal_size_limit = {GROWN}; PRAGMA temp_store = MEMORY;
+        PRAGMA locking_mode = NORMAL; PRAGMA recursive_triggers = OFF;
         PRAGMA trusted_schema = OFF"
     ))?;
     migrate::migrate(&writer, MIGRATIONS, location)?;

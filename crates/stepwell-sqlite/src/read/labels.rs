@@ -2,10 +2,10 @@
 
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, Result, params};
-use stepwell_core::store::{Headers, TaskFilter};
-use stepwell_core::{Name, Scope, TaskId, labels};
+use stepwell_core::Scope;
+use stepwell_core::store::TaskFilter;
 
-use crate::base::rows::{Sql, Statements};
+use crate::base::rows::Sql;
 
 /// The maximum number of tasks that are counted for a label, to find the rarest of several labels.
 const COUNTED: u32 = 1_000;
@@ -30,27 +30,6 @@ pub(crate) fn asked(filter: &TaskFilter) -> Option<Vec<Label<'_>>> {
         all.map(|(name, value)| Label { name, value, own: of_scope(name, value) }).collect();
     all.sort_by_key(|label| !label.own);
     Some(all)
-}
-
-/// Stores a task's labels. The queue of its scope is stored as a label without a name.
-pub(crate) fn add(
-    conn: &impl Statements,
-    task_id: TaskId,
-    queue: &Name,
-    headers: &Headers,
-    scope: &Scope,
-) -> Result<()> {
-    let add = |name: &str, value: &str, own: bool| {
-        let sql = "INSERT INTO stepwell_labels (task_id, name, value, own) VALUES (?1, ?2, ?3, ?4)";
-        conn.run(sql, params![Sql(&task_id), name, value, own]).map(drop)
-    };
-    if scope.only_queue() == Some(queue) {
-        add("", queue.as_str(), true)?;
-    }
-    labels(headers).try_for_each(|(name, value)| {
-        let own = scope.is_all() || scope.labels().get(name).is_some_and(|own| own == value);
-        add(name, value, own)
-    })
 }
 
 /// Moves the rarest label to the front. A list reads the tasks of the first label, and checks each

@@ -1,11 +1,12 @@
 //! Queries, which change nothing.
 
 use std::cmp::Reverse;
-use std::time::Duration;
 
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension as _, Result, Row, params};
-use stepwell_core::store::{Ends, Finish, TaskFilter, TaskInfo, TaskState};
+use stepwell_core::store::{
+    ArrivedMessage, Ends, Finish, MessageId, TaskFilter, TaskInfo, TaskState,
+};
 use stepwell_core::{Entry, Page, Payload, Room, TaskId};
 
 use crate::base::rows::{self, Sql, Statements as _, count, entry, get, opt};
@@ -15,11 +16,11 @@ use crate::read::labels::{self, Conditions, Label, rarest_first};
 /// have an index.
 const DEFAULT: &str = "default";
 
-const INFO: &str =
-    "SELECT task_id, run_id, task_type, queue,
-        CASE WHEN compensating = 1 AND finished_at IS NULL THEN 'compensating' ELSE state END, params, output, failure, headers, priority,
-        attempt, max_attempts, parent, idempotency_key, cancel_requested, spawned_at, started_at, finished_at,
-        due_at, concurrency_key, code_version, retry, max_duration, cancel_at, paused, scope";
+const INFO: &str = "SELECT task_id, run_id, task_type, queue,
+        CASE WHEN compensating = 1 AND finished_at IS NULL THEN 'compensating' ELSE state END,
+        params, output, failure, headers, priority, attempt, max_attempts, parent, idempotency_key,
+        cancel_requested, spawned_at, started_at, finished_at, due_at, concurrency_key,
+        code_version, retry, max_duration, cancel_at, paused, scope";
 
 fn info(row: &Row<'_>) -> Result<TaskInfo> {
     let text = |column| -> Result<Option<&str>> { Ok(row.get_ref(column)?.as_str_or_null()?) };
@@ -49,9 +50,7 @@ fn info(row: &Row<'_>) -> Result<TaskInfo> {
         concurrency_key: opt(row, 19)?,
         code_version: opt(row, 20)?,
         retry,
-        max_duration: row
-            .get::<_, Option<i64>>(22)?
-            .map(|micros| Duration::from_micros(micros.unsigned_abs())),
+        max_duration: opt(row, 22)?,
         cancel_at: opt(row, 23)?,
         paused: row.get(24)?,
         scope: get(row, 25)?,
@@ -129,8 +128,8 @@ pub(crate) fn list<'a>(
         From::Tasks | From::Queue => ("stepwell_tasks", "task_id"),
         // `CROSS JOIN` forces SQLite to begin with this table.
         From::Label | From::OwnQueue => (
-            "(SELECT name, value, own, task_id AS labelled FROM stepwell_labels) CROSS JOIN stepwell_tasks
-                ON task_id = labelled",
+            "(SELECT name, value, own, task_id AS labelled FROM stepwell_labels)
+                CROSS JOIN stepwell_tasks ON task_id = labelled",
             "labelled",
         ),
     };
@@ -207,4 +206,20 @@ pub(crate) fn short_journal(
         entries.push(entry(row)?);
     }
     Ok(Some(entries))
+}
+
+/// Selects the messages in a task's mailbox after the given one.
+pub(crate) const MESSAGES: &str = "SELECT id, topic, payload FROM stepwell_messages
+    WHERE task_id = ?1 AND id > ?2 ORDER BY id";
+
+/// Returns the messages in a task's mailbox after the given one.
+pub(crate) fn messages(
+    conn: &Connection,
+    task_id: TaskId,
+    behind: Option<MessageId>,
+) -> Result<Page<ArrivedMessage>> {
+    let asked = params![Sql(&task_id), behind.unwrap_or(MessageId::MIN)];
+    conn.part(&mut Room::default(), usize::MAX, MESSAGES, asked, |row| {
+        Ok(ArrivedMessage { id: row.get(0)?, topic: get(row, 1)?, payload: get(row, 2)? })
+    })
 }

@@ -195,7 +195,8 @@ fn the_users_own_tables_may_be_there() {
     let path = folder.path().join("app.db");
     let conn = Connection::open(&path).unwrap();
     conn.execute_batch(
-        "PRAGMA user_version = 42; PRAGMA application_id = 7; CREATE TABLE notes (x); CREATE TABLE tasks (x); CREATE TABLE events (x);
+        "PRAGMA user_version = 42; PRAGMA application_id = 7;
+        CREATE TABLE notes (x); CREATE TABLE tasks (x); CREATE TABLE events (x);
         CREATE VIRTUAL TABLE search USING fts5(body); INSERT INTO search VALUES ('a word')",
     )
     .unwrap();

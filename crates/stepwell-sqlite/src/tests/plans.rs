@@ -4,11 +4,10 @@ use stepwell_core::store::{Facts, NewEvent, NewMessage, Purge, TaskFilter, TaskS
 
 use super::*;
 use crate::apply::{
-    circles, claim, history, import, intake, limits, purge, schedules, states, transition as fence,
-    waits, workers,
+    circles, claim, intake, limits, purge, states, transition as fence, waits, workers,
 };
 use crate::read::query::From;
-use crate::read::{labels, query};
+use crate::read::{history, labels, query, schedules};
 
 /// The purge reads the tasks that were spawned before the limit, and for each at most one row of
 /// three other tables.
@@ -203,81 +202,71 @@ fn a_wake_up_reads_what_has_arrived_and_no_other_wait() {
     assert!(many < few + 100, "{few} and {many} instructions");
 }
 
+/// The statements of frequent operations, and what their plans contain.
+const HOT: &[(&str, &str)] = &[
+    (claim::READY, "SEARCH stepwell_tasks USING INDEX stepwell_tasks_ready (queue=? AND <expr>=?)"),
+    (
+        claim::GOING_ON,
+        "SEARCH stepwell_tasks USING INDEX stepwell_tasks_ready (queue=? AND <expr>=?)",
+    ),
+    (
+        claim::SUSPECTS,
+        "SEARCH stepwell_tasks USING INDEX stepwell_tasks_ready (queue=? AND <expr>=?)",
+    ),
+    (claim::DEADLINE, "INDEX stepwell_tasks_deadline (cancel_at<?)"),
+    (claim::DUE, "INDEX stepwell_tasks_due (due_at<?)"),
+    (claim::NEXT_DUE, "INDEX stepwell_tasks_due"),
+    (claim::NEXT_DEADLINE, "INDEX stepwell_tasks_deadline"),
+    (claim::POKED, "INDEX stepwell_tasks_poked (worker_id=?)"),
+    (workers::RUNNING_UNDER, "INDEX stepwell_tasks_running (worker_id=?)"),
+    (workers::RUNS_UNDER, "INDEX stepwell_tasks_running (worker_id=?)"),
+    (workers::UNKNOWN_WORKERS, "INDEX stepwell_tasks_running"),
+    (workers::CRASHES, "SEARCH stepwell_journal USING PRIMARY KEY (task_id=?)"),
+    (workers::HELD, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
+    (fence::FENCE, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
+    (states::TO_END, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
+    (states::STANDING, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
+    (states::TO_COMPENSATE, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
+    (states::TO_COMPENSATE, "SEARCH stepwell_journal USING PRIMARY KEY (task_id=?)"),
+    (states::CHILDREN, "INDEX stepwell_tasks_parent (parent=?)"),
+    (
+        intake::EXISTING,
+        "INDEX stepwell_tasks_idempotency (task_type=? AND idempotency_key=? AND scope=?)",
+    ),
+    (intake::AWAITING, "INDEX stepwell_waits_target (target=? AND kind=?)"),
+    (schedules::NEXT, "INDEX stepwell_schedules_next ((next_at,name)>(?,?))"),
+    (intake::WAITING, "INDEX stepwell_tasks_key (concurrency_key=? AND scope=? AND place>?)"),
+    (limits::LINE_UP, "INDEX stepwell_tasks_key (concurrency_key=? AND scope=? AND place>?)"),
+    (limits::FIRST_OF_KEY, "INDEX stepwell_tasks_key (concurrency_key=? AND scope=? AND place>?)"),
+    (history::OF_TASK, "INDEX stepwell_history_task (task_id=? AND id>?)"),
+    (query::MESSAGES, "INDEX stepwell_messages_mailbox (task_id=?)"),
+    (purge::NEEDED_BY, "SEARCH parent USING INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
+    (
+        purge::NEEDED_BY,
+        "SEARCH stepwell_waits USING COVERING INDEX stepwell_waits_target (target=?",
+    ),
+    (purge::KEPT_FOR, "SEARCH child USING INDEX stepwell_tasks_parent (parent=?)"),
+    (purge::KEPT_FOR, "SEARCH stepwell_needs USING COVERING INDEX stepwell_needs_by (needed_by=?)"),
+    (waits::AWAITS, "INDEX stepwell_waits_target (target=?"),
+    (waits::ADD, "stepwell_messages_mailbox (task_id=? AND topic=?)"),
+    (waits::ADD, "stepwell_waits_arrived (task_id=?"),
+    (waits::MARK, "stepwell_waits_target (target=? AND kind=? AND task_id=?)"),
+    (waits::MARK_ONE, "stepwell_waits_target (target=? AND kind=? AND task_id=?)"),
+    (waits::MARK_ONE, "USING PRIMARY KEY (task_id=? AND kind=? AND name=? AND ordinal=?)"),
+    (waits::UNMARK, "stepwell_waits_arrived (task_id=?"),
+    (waits::ARRIVED, "stepwell_waits_arrived (task_id=?)"),
+    (waits::MESSAGES, "stepwell_messages_mailbox (task_id=? AND topic=?)"),
+    (waits::RECEIVING, "stepwell_waits_target (target=? AND kind=? AND task_id=?)"),
+    (circles::STANDING, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
+    (circles::STANDING, "SEARCH stepwell_waits USING PRIMARY KEY (task_id=?)"),
+    (circles::JOINED, "SEARCH stepwell_waits USING PRIMARY KEY (task_id=? AND kind=?)"),
+];
+
 #[test]
 fn hot_statements_use_their_indexes() {
     let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
-    let statements = [
-        (
-            claim::READY,
-            "SEARCH stepwell_tasks USING INDEX stepwell_tasks_ready (queue=? AND <expr>=?)",
-        ),
-        (
-            claim::GOING_ON,
-            "SEARCH stepwell_tasks USING INDEX stepwell_tasks_ready (queue=? AND <expr>=?)",
-        ),
-        (
-            claim::SUSPECTS,
-            "SEARCH stepwell_tasks USING INDEX stepwell_tasks_ready (queue=? AND <expr>=?)",
-        ),
-        (claim::DEADLINE, "INDEX stepwell_tasks_deadline (cancel_at<?)"),
-        (claim::DUE, "INDEX stepwell_tasks_due (due_at<?)"),
-        (claim::NEXT_DUE, "INDEX stepwell_tasks_due"),
-        (claim::NEXT_DEADLINE, "INDEX stepwell_tasks_deadline"),
-        (claim::POKED, "INDEX stepwell_tasks_poked (worker_id=?)"),
-        (workers::RUNNING_UNDER, "INDEX stepwell_tasks_running (worker_id=?)"),
-        (workers::RUNS_UNDER, "INDEX stepwell_tasks_running (worker_id=?)"),
-        (workers::UNKNOWN_WORKERS, "INDEX stepwell_tasks_running"),
-        (workers::CRASHES, "SEARCH stepwell_journal USING PRIMARY KEY (task_id=?)"),
-        (workers::HELD, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
-        (fence::FENCE, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
-        (states::TO_END, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
-        (states::STANDING, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
-        (states::TO_COMPENSATE, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
-        (states::TO_COMPENSATE, "SEARCH stepwell_journal USING PRIMARY KEY (task_id=?)"),
-        (states::CHILDREN, "INDEX stepwell_tasks_parent (parent=?)"),
-        (
-            intake::EXISTING,
-            "INDEX stepwell_tasks_idempotency (task_type=? AND idempotency_key=? AND scope=?)",
-        ),
-        (intake::AWAITING, "INDEX stepwell_waits_target (target=? AND kind=?)"),
-        (schedules::NEXT, "INDEX stepwell_schedules_next ((next_at,name)>(?,?))"),
-        (intake::WAITING, "INDEX stepwell_tasks_key (concurrency_key=? AND scope=? AND place>?)"),
-        (limits::LINE_UP, "INDEX stepwell_tasks_key (concurrency_key=? AND scope=? AND place>?)"),
-        (
-            limits::FIRST_OF_KEY,
-            "INDEX stepwell_tasks_key (concurrency_key=? AND scope=? AND place>?)",
-        ),
-        (history::OF_TASK, "INDEX stepwell_history_task (task_id=? AND id>?)"),
-        (import::MESSAGES, "INDEX stepwell_messages_mailbox (task_id=?)"),
-        (
-            purge::NEEDED_BY,
-            "SEARCH parent USING INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)",
-        ),
-        (
-            purge::NEEDED_BY,
-            "SEARCH stepwell_waits USING COVERING INDEX stepwell_waits_target (target=?",
-        ),
-        (purge::KEPT_FOR, "SEARCH child USING INDEX stepwell_tasks_parent (parent=?)"),
-        (
-            purge::KEPT_FOR,
-            "SEARCH stepwell_needs USING COVERING INDEX stepwell_needs_by (needed_by=?)",
-        ),
-        (waits::AWAITS, "INDEX stepwell_waits_target (target=?"),
-        (waits::ADD, "stepwell_messages_mailbox (task_id=? AND topic=?)"),
-        (waits::ADD, "stepwell_waits_arrived (task_id=?"),
-        (waits::MARK, "stepwell_waits_target (target=? AND kind=? AND task_id=?)"),
-        (waits::MARK_ONE, "stepwell_waits_target (target=? AND kind=? AND task_id=?)"),
-        (waits::MARK_ONE, "USING PRIMARY KEY (task_id=? AND kind=? AND name=? AND ordinal=?)"),
-        (waits::UNMARK, "stepwell_waits_arrived (task_id=?"),
-        (waits::ARRIVED, "stepwell_waits_arrived (task_id=?)"),
-        (waits::MESSAGES, "stepwell_messages_mailbox (task_id=? AND topic=?)"),
-        (waits::RECEIVING, "stepwell_waits_target (target=? AND kind=? AND task_id=?)"),
-        (circles::STANDING, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
-        (circles::STANDING, "SEARCH stepwell_waits USING PRIMARY KEY (task_id=?)"),
-        (circles::JOINED, "SEARCH stepwell_waits USING PRIMARY KEY (task_id=? AND kind=?)"),
-    ];
     on_writer(&store, move |conn| {
-        for (sql, index) in statements {
+        for (sql, index) in HOT {
             let plan = plan(conn, sql);
             assert!(plan.contains(index), "{sql}\n{plan}");
             for table in ["tasks", "waits", "events", "messages", "journal"] {
