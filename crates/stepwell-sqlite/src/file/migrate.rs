@@ -1,6 +1,6 @@
 //! The migration of a database to this program's schema, one version after the other.
 
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::Connection;
 use stepwell_core::StoreError;
 
 use crate::base::error::{self, Fault};
@@ -8,20 +8,12 @@ use crate::base::location::Location;
 use crate::base::rows::Statements as _;
 
 /// The statements that lead to version 1, 2, …. Invariant: they do not change after their release.
-pub(crate) const MIGRATIONS: &[&str] = &[
-    include_str!("../schema/0001.sql"),
-    include_str!("../schema/0002.sql"),
-    include_str!("../schema/0003.sql"),
-    include_str!("../schema/0004.sql"),
-    include_str!("../schema/0005.sql"),
-    include_str!("../schema/0006.sql"),
-    include_str!("../schema/0007.sql"),
-    include_str!("../schema/0008.sql"),
-    include_str!("../schema/0009.sql"),
-    include_str!("../schema/0010.sql"),
-];
+pub(crate) const MIGRATIONS: &[&str] = &[include_str!("../schema/0001.sql")];
 
-/// Returns the version of the schema, or 0 when there is none.
+/// The version of a database whose table of versions has no version of a Stepwell.
+const UNKNOWN: i64 = -1;
+
+/// Returns the version of the schema, 0 when there is no schema, or [`UNKNOWN`].
 pub(crate) fn version(conn: &Connection) -> rusqlite::Result<i64> {
     // `PRAGMA user_version` is not used, because another application may share the file and keep
     // its own version there.
@@ -31,10 +23,9 @@ pub(crate) fn version(conn: &Connection) -> rusqlite::Result<i64> {
     if !is_there {
         return Ok(0);
     }
-    let version = conn
-        .query_row("SELECT max(version) FROM stepwell_schema", [], |row| row.get(0))
-        .optional()?;
-    Ok(version.flatten().unwrap_or(0))
+    let version =
+        conn.query_row("SELECT max(version) FROM stepwell_schema", [], |row| row.get(0))?;
+    Ok(Option::<i64>::filter(version, |version| *version >= 1).unwrap_or(UNKNOWN))
 }
 
 /// Checks that this program knows the schema.
@@ -43,6 +34,11 @@ pub(crate) fn check(
     migrations: &[&str],
     location: &Location,
 ) -> Result<(), StoreError> {
+    if found == UNKNOWN {
+        let reason = "its table `stepwell_schema` has no version that a Stepwell has written";
+        let advice = "Restore the database from a backup, or use another one";
+        return Err(error::open(location, reason, advice));
+    }
     let known = known(migrations);
     if found > known {
         return Err(StoreError::NewerSchema { location: location.to_string(), found, known });
@@ -50,7 +46,7 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// Checks that the schema is not older than this program's.
+/// Checks that the schema is not older than this program's. [`check`] comes before.
 pub(crate) fn require(
     found: i64,
     migrations: &[&str],
@@ -141,34 +137,6 @@ mod tests {
     }
 
     #[test]
-    fn labels_and_scopes_of_an_older_schema_are_told_apart() {
-        let conn = Connection::open_in_memory().unwrap();
-        migrate(&conn, &MIGRATIONS[..8], &Location::Memory).unwrap();
-        let tasks = [
-            ("a", ""),
-            ("b", r#"{"labels":{"tenant":"acme"}}"#),
-            ("c", r#"{"queue":"q","labels":{"tenant":"evil"}}"#),
-            ("d", r#"{"queue":"another"}"#),
-            ("e", "nonsense"),
-        ];
-        for (id, scope) in tasks {
-            let sql =
-                "INSERT INTO stepwell_tasks (task_id, run_id, task_type, queue, state, priority, attempt,
-                    max_attempts, spawned_at, ready_at, retry, headers, params, scope)
-                VALUES (?1, '', '', 'q', 'pending', 0, 0, 1, 0, 0, '', '', '', ?2)";
-            conn.execute(sql, [id, scope]).unwrap();
-            let sql =
-                "INSERT INTO stepwell_labels (task_id, name, value) VALUES (?1, 'tenant', 'acme')";
-            conn.execute(sql, [id]).unwrap();
-        }
-        migrate(&conn, MIGRATIONS, &Location::Memory).unwrap();
-        let sql = "SELECT group_concat(task_id || name || own, ' ') FROM (
-            SELECT * FROM stepwell_labels ORDER BY task_id, name)";
-        let found: String = conn.query_row(sql, [], |row| row.get(0)).unwrap();
-        assert_eq!(found, "atenant1 btenant1 c1 ctenant0 dtenant0 etenant0");
-    }
-
-    #[test]
     fn a_failed_migration_changes_nothing() {
         let conn = Connection::open_in_memory().unwrap();
         migrate(&conn, &[V1, V2], &Location::Memory).unwrap();
@@ -188,6 +156,42 @@ mod tests {
         assert!(matches!(error, StoreError::Full(_)), "{error}");
         assert_eq!((version(&conn).unwrap(), conn.is_autocommit()), (1, true));
         conn.prepare("SELECT size FROM things").unwrap_err();
+    }
+
+    #[test]
+    fn a_database_without_tables_is_created_and_one_of_an_unknown_version_is_refused() {
+        let conn = Connection::open_in_memory().unwrap();
+        assert_eq!(version(&conn).unwrap(), 0);
+        migrate(&conn, MIGRATIONS, &Location::Memory).unwrap();
+        assert_eq!(usize::try_from(version(&conn).unwrap()), Ok(MIGRATIONS.len()));
+        for versions in ["", "VALUES (0)", "VALUES (-3)"] {
+            conn.execute_batch("DELETE FROM stepwell_schema").unwrap();
+            if !versions.is_empty() {
+                conn.execute_batch(&format!("INSERT INTO stepwell_schema {versions}")).unwrap();
+            }
+            let migrated = migrate(&conn, MIGRATIONS, &Location::Memory);
+            let error = migrated.unwrap_err().at(&Location::Memory);
+            assert!(matches!(error, StoreError::Open { .. }), "{error:?}");
+            assert!(
+                error.to_string().contains("no version that a Stepwell has written"),
+                "{error}"
+            );
+            assert!(conn.is_autocommit());
+        }
+    }
+
+    #[test]
+    fn an_older_schema_is_refused_where_it_may_not_be_migrated() {
+        for found in [0, 1] {
+            check(found, &[V1, V2], &Location::Memory).unwrap();
+            let error = require(found, &[V1, V2], &Location::Memory).unwrap_err();
+            let same = |other| other == found;
+            assert!(
+                matches!(error, StoreError::OlderSchema { found, known: 2, .. } if same(found)),
+                "{error:?}"
+            );
+        }
+        require(2, &[V1, V2], &Location::Memory).unwrap();
     }
 
     #[test]

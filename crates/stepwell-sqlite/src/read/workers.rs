@@ -24,7 +24,7 @@ pub(crate) fn workers(conn: &Connection, now: Timestamp) -> Result<Vec<WorkerInf
             Ok(WorkerInfo {
                 worker_id: get(row, 0)?,
                 name: row.get(1)?,
-                // A worker that an earlier version registered has no list of queues.
+                // A list that cannot be read hides no worker.
                 queues: serde_json::from_str(&queues).unwrap_or_default(),
                 concurrency: row.get(3)?,
                 code_version: row.get::<_, Option<Sql<Name>>>(4)?.map(|version| version.0),

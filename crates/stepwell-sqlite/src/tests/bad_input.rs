@@ -133,13 +133,8 @@ fn a_database_that_is_to_be_left_as_it_is_is_there_and_up_to_date_or_an_error() 
     drop(open(&path));
     drop(existing().unwrap());
     let conn = Connection::open(&path).unwrap();
-    conn.execute("UPDATE stepwell_schema SET version = 1", []).unwrap();
-    let older = existing().err().unwrap();
-    assert!(matches!(older, StoreError::OlderSchema { found: 1, .. }), "{older:?}");
-    assert!(
-        older.to_string().contains("has schema version 1, this program needs version"),
-        "{older}"
-    );
+    conn.execute("UPDATE stepwell_schema SET version = 0", []).unwrap();
+    assert!(matches!(existing().err(), Some(StoreError::Open { .. })), "it has no version");
     conn.execute("DROP TABLE stepwell_schema", []).unwrap();
     let none = existing().err().unwrap().to_string();
     assert!(none.contains("has no tables of Stepwell"), "{none}");
@@ -187,6 +182,18 @@ fn a_newer_schema_is_refused_and_left_alone() {
         (99, crate::file::migrate::MIGRATIONS.len())
     );
     assert!(text.contains("run a newer build of it, or use another database"), "{text}");
+}
+
+#[test]
+fn a_schema_of_no_version_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepwell.db");
+    drop(open(&path));
+    let conn = Connection::open(&path).unwrap();
+    conn.execute("UPDATE stepwell_schema SET version = 0", []).unwrap();
+    let (error, text) = error(&path);
+    assert!(matches!(error, StoreError::Open { .. }), "{error:?}");
+    assert!(text.contains("no version that a Stepwell has written. Restore"), "{text}");
 }
 
 #[test]
