@@ -143,3 +143,63 @@ fn check(found: i32, options: &PostgresOptions) -> Result<usize, StoreError> {
 fn known() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    const PAGE: &str = include_str!("../../../docs/format.md");
+
+    /// Returns the columns of the tables that the schema creates.
+    fn tables(schema: &'static str) -> BTreeMap<&'static str, Vec<&'static str>> {
+        let mut tables = BTreeMap::<_, Vec<_>>::new();
+        for table in schema.split("CREATE TABLE stepwell.").skip(1) {
+            let (name, rest) = table.split_once(" (").unwrap();
+            let lines = rest.lines().skip(1).take_while(|line| !line.starts_with(')'));
+            let lines: Vec<_> = lines.filter_map(|line| line.strip_prefix("    ")).collect();
+            let columns = lines.iter().filter_map(|line| Some(line.split_once(' ')?.0));
+            let is_name = |column: &&str| column.starts_with(|c: char| c.is_ascii_lowercase());
+            let mut columns: Vec<_> = columns.filter(is_name).collect();
+            let like = lines.iter().find_map(|line| line.strip_prefix("LIKE stepwell."));
+            if let Some(other) = like {
+                columns.extend(tables.get(other.trim_end_matches(',')).unwrap());
+            }
+            tables.insert(name, columns);
+        }
+        tables
+    }
+
+    /// Returns the columns that the page describes for a table, with the rows of the page.
+    fn described(table: &str) -> BTreeMap<&'static str, &'static str> {
+        let heading = format!("`{table}`");
+        let is_of_table = |section: &&str| section.lines().next().unwrap().contains(&heading);
+        let section = PAGE.split("\n### ").skip(1).find(is_of_table).unwrap_or_default();
+        let section = section.split("\n## ").next().unwrap();
+        let rows = section.lines().filter(|line| line.starts_with("| `"));
+        rows.flat_map(|row| {
+            let names = row[2..].split(" | ").next().unwrap().split(", ");
+            names.map(move |name| (name.trim_matches('`'), row))
+        })
+        .collect()
+    }
+
+    #[test]
+    fn every_column_is_on_the_page_and_no_other() {
+        assert!(PAGE.contains("`schema_version` in PostgreSQL"));
+        let tables = tables(MIGRATIONS[0]);
+        assert_eq!(tables.len(), 18, "{:?}", tables.keys());
+        for (table, columns) in tables {
+            let described = described(table);
+            for column in &columns {
+                assert!(described.contains_key(column), "{table}.{column} is not on the page");
+            }
+            for (column, row) in described {
+                let is_there = columns.contains(&column);
+                assert!(is_there || row.contains("(SQLite only)"), "{table} has no {column}");
+            }
+        }
+    }
+}

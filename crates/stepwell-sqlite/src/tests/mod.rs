@@ -5,6 +5,7 @@ mod cascade;
 mod damage;
 mod durability;
 mod files;
+mod format;
 mod plans;
 mod rules;
 mod sharing;
