@@ -11,7 +11,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use stepwell::store::until;
+use stepwell::store::{after, until};
 use stepwell::testing::{Harness, Process, worker_options};
 use stepwell::*;
 

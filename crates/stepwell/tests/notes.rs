@@ -183,7 +183,7 @@ async fn a_line_that_a_transaction_writes_comes_after_it() {
     client.register_fn("writes", writes).await.unwrap();
     let mut events = client.subscribe();
     client.start_worker(worker_options()).await;
-    let task = client.spawn_named("writes", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let task = client.spawn_named("writes", &()).await.unwrap().task_id;
     client.wait::<()>(task).await.unwrap();
     let logs = client.logs(task).await.unwrap();
     let lines: Vec<_> = logs.iter().map(|line| line.message.as_str()).collect();

@@ -19,7 +19,7 @@ use std::time::Duration;
 use stepwell::sqlite::TransactionExt as _;
 use stepwell::store::{
     ArrivedMessage, Batch, Changed, Committed, Ends, Happening, MessageId, Purge, ScheduleFilter,
-    Scheduled, TaskWaits, Transacting, Transition, Wait,
+    Scheduled, TaskRecord, TaskWaits, Transacting, Transition, Wait,
 };
 use stepwell::testing::{Harness, Intercepted, worker_options};
 use stepwell::*;

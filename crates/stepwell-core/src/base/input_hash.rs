@@ -318,9 +318,10 @@ mod tests {
             let text = format!("{{ {} }}", members.collect::<Vec<_>>().join(" , "));
             let canonical = canonical(&text).unwrap();
             let map: BTreeMap<String, Payload> = serde_json::from_str(&text).unwrap();
-            let canonical = |value: &String| super::canonical(value.as_str()).unwrap();
-            let inner =
-                map.iter().map(|(key, value)| format!("{}:{}", json!(key), canonical(value)));
+            let part = |(key, value): (&String, &Payload)| {
+                format!("{}:{}", json!(key), super::canonical(value.as_str()).unwrap())
+            };
+            let inner = map.iter().map(part);
             prop_assert_eq!(&canonical, &format!("{{{}}}", inner.collect::<Vec<_>>().join(",")));
             prop_assert_eq!(super::canonical(&canonical).unwrap(), canonical);
         }

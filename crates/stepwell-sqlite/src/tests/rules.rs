@@ -10,8 +10,8 @@ use stepwell_core::store::rules::{
 };
 
 use super::*;
-use crate::rows::{Sql, Statements as _};
-use crate::{claim, intake, states, transition as fence, workers};
+use crate::apply::{claim, intake, states, transition as fence, workers};
+use crate::base::rows::{Sql, Statements as _};
 
 /// A row in one of all positions, with all that the conditions of statements read.
 #[derive(Clone, Copy, Debug)]
