@@ -75,9 +75,9 @@ pub(super) const BUGS: &[Bug] = &[
                  workers own the task.",
         guarantee: "3",
         file: CLAIM,
-        find: "            run_id = CASE WHEN p.had_it THEN l.run_id ELSE gen_random_uuid() END,\n            \
+        find: "run_id = CASE WHEN p.had_it THEN l.run_id ELSE gen_random_uuid() END,\n\
                cancel_at = ",
-        put: "            run_id = l.run_id,\n            cancel_at = ",
+        put: "run_id = l.run_id,\ncancel_at = ",
         tests: &[test(
             "asynchronous_failover::a_claim_that_is_lost_shares_its_run_with_none_that_follows",
         )],
