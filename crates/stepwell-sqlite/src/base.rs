@@ -1,4 +1,4 @@
-//! The ground floor: locations, errors, and statements with their columns.
+//! The ground floor: locations, errors, threads, and statements with their columns.
 
 pub(crate) mod error;
 pub(crate) mod location;

@@ -1,4 +1,4 @@
-//! Queries, which change nothing. They run on the reader's connection.
+//! Queries, which change nothing. Most of them run on the reader's connection.
 
 pub(crate) mod history;
 pub(crate) mod labels;

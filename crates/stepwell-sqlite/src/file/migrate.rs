@@ -23,9 +23,9 @@ pub(crate) fn version(conn: &Connection) -> rusqlite::Result<i64> {
     if !is_there {
         return Ok(0);
     }
-    let version =
-        conn.query_row("SELECT max(version) FROM stepwell_schema", [], |row| row.get(0))?;
-    Ok(Option::<i64>::filter(version, |version| *version >= 1).unwrap_or(UNKNOWN))
+    let sql = "SELECT max(version) FROM stepwell_schema";
+    let version: Option<i64> = conn.query_row(sql, [], |row| row.get(0))?;
+    Ok(version.filter(|version| *version >= 1).unwrap_or(UNKNOWN))
 }
 
 /// Checks that this program knows the schema.

@@ -59,3 +59,24 @@ fn speed() {
         }
     }
 }
+
+#[test]
+#[ignore = "measures, asserts nothing"]
+fn speed_of_steps() {
+    let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
+    commit(&store, register(1));
+    let tasks = eager(1, 64);
+    commit(&store, spawns(tasks.clone()));
+    let rounds = 1_000;
+    let begin = Instant::now();
+    for seq in 1..=rounds {
+        let next = |task: &NewTask| Transition {
+            entries: vec![step(seq, json("{\"receipt\":\"r-123456\"}"))],
+            after: Some(seq - 1),
+            ..transition(task.task_id, task.run_id, Next::Continue { collect: false })
+        };
+        commit(&store, transitions(tasks.iter().map(next).collect()));
+    }
+    let rate = (rounds * 64) as f64 / begin.elapsed().as_secs_f64();
+    println!("64 a batch: {rate:.0} steps/s");
+}
