@@ -1,5 +1,6 @@
 //! The development commands of the repository, run as `cargo xtask <command>`.
 
+mod api;
 mod book;
 mod bugs;
 mod cargo;
@@ -66,6 +67,8 @@ enum Command {
     Bugs(bugs::Options),
     /// See that the sources keep the rules that the compiler does not see
     Tidy,
+    /// Compare the public API with docs/api/, by a nightly compiler
+    Api(api::Options),
     /// Package the crates that are published, as crates.io gets them
     Package(package::Options),
     /// Run every check that a change has to pass
@@ -121,6 +124,7 @@ fn run(command: Command) -> Result<()> {
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Bugs(options) => bugs::run(&options),
         Command::Tidy => tidy::run(),
+        Command::Api(options) => api::run(&options),
         Command::Package(options) => package::run(&options),
         Command::Ci { without_tests } => ci::run(without_tests),
     }
