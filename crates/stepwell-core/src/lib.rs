@@ -38,7 +38,7 @@ pub use base::payload::{Payload, PayloadError};
 pub use base::retry::RetryStrategy;
 pub use base::runtime::{BoxFuture, MaybeSend, MaybeSync, Runtime};
 pub use base::time::{Timestamp, after, from_micros, until};
-pub use base::unreadable::{UnknownWord, Unreadable};
+pub use base::unreadable::{OutOfRange, UnknownWord, Unreadable};
 pub use client::approvals::{ApprovalFilter, Approvals};
 pub use client::emit::Emit;
 pub use client::error::Error;

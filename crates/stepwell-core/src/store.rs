@@ -102,7 +102,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::failure::{Failure, FailureKind};
+use crate::base::failure::Failure;
 use crate::base::ids::{RunId, TaskId, WorkerId};
 use crate::base::journal::Entry;
 #[cfg(doc)]
@@ -452,11 +452,14 @@ pub enum Finish {
 
 impl Finish {
     /// Returns the end of a task in this state; `None` when the task has not ended.
+    ///
+    /// An output or a failure that the task's row should have and has not is told in its own place:
+    /// the payload cannot be read, or the failure says what is missing.
     pub fn of(state: TaskState, output: Option<Payload>, failure: Option<Failure>) -> Option<Self> {
-        let unknown = || Failure::new(FailureKind::Error, "unknown");
+        let no_output = || Payload::missing("`output`");
         match state {
-            TaskState::Completed => Some(Self::Completed(output.unwrap_or_else(Payload::null))),
-            TaskState::Failed => Some(Self::Failed(failure.unwrap_or_else(unknown))),
+            TaskState::Completed => Some(Self::Completed(output.unwrap_or_else(no_output))),
+            TaskState::Failed => Some(Self::Failed(failure.unwrap_or_else(Failure::missing))),
             TaskState::Cancelled => Some(Self::Cancelled),
             TaskState::Pending
             | TaskState::Running
@@ -673,4 +676,29 @@ pub struct ClaimedTask {
     /// The part of the task that could not be read; the run then ends at once, as failed or left to
     /// a newer program.
     pub unreadable: Option<Unreadable>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::failure::FailureKind;
+
+    #[test]
+    fn an_end_without_what_belongs_to_it_says_what_is_missing() {
+        let Some(Finish::Completed(output)) = Finish::of(TaskState::Completed, None, None) else {
+            panic!("the task has ended");
+        };
+        let error = output.decode::<Option<u32>>().unwrap_err();
+        assert!(error.to_string().contains("`output`"), "{error}");
+        assert!(output.unreadable().is_some(), "null would be an output");
+        let Some(Finish::Failed(failure)) = Finish::of(TaskState::Failed, None, None) else {
+            panic!("the task has ended");
+        };
+        assert_eq!(failure.kind, FailureKind::Payload);
+        assert!(failure.message.contains("`failure`"), "{failure}");
+        assert_eq!(Finish::of(TaskState::Cancelled, None, None), Some(Finish::Cancelled));
+        for state in TaskState::ALL.into_iter().filter(|state| !state.is_finished()) {
+            assert_eq!(Finish::of(state, None, None), None);
+        }
+    }
 }

@@ -210,6 +210,13 @@ impl Failure {
         })
     }
 
+    /// Returns the failure of a task that has failed and whose row has no failure.
+    pub fn missing() -> Self {
+        let message = "the task has failed, and the column `failure` of its row is empty: correct \
+                       that column, and see the task's journal for the cause";
+        Self::new(FailureKind::Payload, message)
+    }
+
     /// Returns the failure of a task whose compensation ended before everything was undone.
     pub fn without_the_rest(mut self, why: Self) -> Self {
         self.compensation_errors

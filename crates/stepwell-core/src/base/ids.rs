@@ -92,6 +92,7 @@ id! {
 /// tasks in the order of their ids. So tasks that were spawned one after the other lie side by
 /// side, and a claim touches few pages.
 pub(crate) fn new_uuid(runtime: &dyn Runtime) -> Uuid {
+    // A UUID holds no time before 1970: a clock that is so wrong gives ids that are the oldest.
     let micros = u64::try_from(runtime.now().as_microsecond()).unwrap_or(0);
     let fraction = u16::try_from((micros % 1_000) * 4_096 / 1_000).unwrap_or(0);
     let mut rest = [0; 10];

@@ -215,8 +215,14 @@ impl Outcome {
 }
 
 /// Serialises a type of the engine, whose JSON cannot fail.
+///
+/// If it failed all the same, the payload would say so, and would not decode as the type: null
+/// could be taken for a value.
 pub(crate) fn to_payload<T: Serialize>(value: &T) -> Payload {
-    Payload::document(value).unwrap_or_else(|_| Payload::null())
+    Payload::document(value).unwrap_or_else(|error| {
+        let text = serde_json::json!({ "$not_serialised": error.to_string() }).to_string();
+        Payload::from_json(text)
+    })
 }
 
 /// A journal in the form that the executor replays.
@@ -374,6 +380,22 @@ mod tests {
         let mut kept: Vec<_> = replay.kept.keys().map(|key| key.name.as_str()).collect();
         kept.sort_unstable();
         (replay.entries.iter().map(|entry| entry.key.name.as_str()).collect(), kept)
+    }
+
+    #[test]
+    fn what_does_not_serialise_is_not_null() {
+        struct Never;
+
+        impl Serialize for Never {
+            fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+                Err(serde::ser::Error::custom("no"))
+            }
+        }
+
+        let payload = to_payload(&Never);
+        assert!(payload.as_str().contains("no"), "{payload:?}");
+        assert!(payload.decode::<Option<u64>>().is_err(), "it would be a value");
+        assert_eq!(to_payload(&7_u64).as_str(), "7");
     }
 
     #[test]

@@ -251,6 +251,12 @@ impl Payload {
         Self(Text::Unreadable(Arc::new(Unreadable { kept, shown, error })))
     }
 
+    /// Returns the payload that stands for a column that is empty and should not be.
+    pub fn missing(what: &str) -> Self {
+        let reason = "the column is empty: correct that column of the task's row".to_owned();
+        Self::not_readable(Self::null(), what.to_owned(), CodecError::Damaged(reason))
+    }
+
     /// Returns the text in the store of a payload that could not be decoded.
     pub(crate) fn kept(&self) -> Option<&Self> {
         match &self.0 {

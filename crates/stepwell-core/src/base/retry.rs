@@ -115,10 +115,12 @@ impl RetryStrategy {
             Self::None => None,
             Self::Fixed { delay } => Some(*delay),
             Self::Listed { delays } => {
+                // After the last delay of the list comes the last delay again.
                 let place = usize::try_from(failed.saturating_sub(1)).unwrap_or(usize::MAX);
                 Some(delays.get(place).or(delays.last()).copied().unwrap_or_default())
             }
             &Self::Exponential { base, factor, max, jitter } => {
+                // The delay has reached its cap long before.
                 let exponent = i32::try_from(failed.saturating_sub(1)).unwrap_or(i32::MAX);
                 let grown = base.as_secs_f64() * factor.max(1.0).powi(exponent);
                 let spread =

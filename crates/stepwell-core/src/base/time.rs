@@ -11,8 +11,15 @@ pub type Timestamp = jiff::Timestamp;
 /// A moment beyond the calendar (the year 9999) becomes the last moment of the calendar, so that a
 /// sleep of a thousand centuries is long and no error.
 pub fn after(from: Timestamp, duration: Duration) -> Timestamp {
-    let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
-    from_micros(from.as_microsecond().saturating_add(micros))
+    from_micros(from.as_microsecond().saturating_add(micros(duration)))
+}
+
+/// Returns a duration in microseconds.
+///
+/// A duration of more than 292,000 years becomes that long. Every time plus such a duration is
+/// beyond the calendar in any case, so the number is not another one than was meant.
+pub(crate) fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// Returns the moment this many microseconds after 1970, held within the calendar.
@@ -34,6 +41,13 @@ pub fn until(now: Timestamp, then: Timestamp) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_that_no_number_holds_is_as_long_as_the_calendar() {
+        assert_eq!(micros(Duration::from_secs(3)), 3_000_000);
+        assert_eq!(micros(Duration::MAX), i64::MAX);
+        assert_eq!(after(Timestamp::MIN, Duration::MAX), Timestamp::MAX);
+    }
 
     #[test]
     fn times_beyond_the_calendar_are_held_within_it() {

@@ -35,6 +35,14 @@ pub enum Unreadable {
 #[error("{0:?} is unknown")]
 pub struct UnknownWord(pub String);
 
+/// A number in a column that is out of the range of its meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{number} is out of range")]
+pub struct OutOfRange {
+    /// The number.
+    pub number: i64,
+}
+
 impl Unreadable {
     /// Returns the error of a part that could not be read, according to the error of its decoder.
     pub fn new(what: impl Into<String>, error: &(dyn Error + 'static)) -> Self {

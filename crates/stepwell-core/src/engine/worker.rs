@@ -161,8 +161,11 @@ async fn tell_unknown(slots: Arc<Slots>) {
     let engine = &slots.engine;
     let mut told = BTreeSet::new();
     loop {
-        let waiting = engine.store.waiting_types(slots.queues.clone()).await.unwrap_or_default();
-        for task_type in waiting {
+        let waiting = engine.store.waiting_types(slots.queues.clone()).await;
+        let waiting = waiting.inspect_err(|error| {
+            tracing::debug!(%error, "cannot tell which task types wait; looking again later");
+        });
+        for task_type in waiting.into_iter().flatten() {
             if !engine.registry.knows(&task_type) && told.insert(task_type.clone()) {
                 tracing::warn!(
                     %task_type,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::base::name::Name;
-use crate::base::time::{Timestamp, from_micros};
+use crate::base::time::{Timestamp, from_micros, micros};
 
 /// The limits of a queue's tasks; by default there are none.
 ///
@@ -113,7 +113,7 @@ const CLOCKS_DIFFER: i64 = 60_000_000;
 impl RateLimit {
     /// Returns the part of the time that a start takes, in microseconds.
     fn part(&self) -> i64 {
-        let per = i64::try_from(self.per.as_micros()).unwrap_or(i64::MAX).max(1);
+        let per = micros(self.per).max(1);
         (per / i64::from(self.starts.max(1))).max(1)
     }
 
@@ -122,7 +122,7 @@ impl RateLimit {
     /// A moment that is further ahead than possible was written before the clock was set back, and
     /// counts no longer.
     fn ahead(&self, now: Timestamp, used_until: Option<Timestamp>) -> i64 {
-        let per = i64::try_from(self.per.as_micros()).unwrap_or(i64::MAX);
+        let per = micros(self.per);
         let ahead =
             used_until.map_or(0, |used| used.as_microsecond().saturating_sub(now.as_microsecond()));
         if ahead > per.saturating_add(CLOCKS_DIFFER) { 0 } else { ahead.max(0) }
@@ -130,8 +130,9 @@ impl RateLimit {
 
     /// Returns the number of attempts that may start now.
     pub fn allowed(&self, now: Timestamp, used_until: Option<Timestamp>) -> usize {
-        let per = i64::try_from(self.per.as_micros()).unwrap_or(i64::MAX);
+        let per = micros(self.per);
         let parts = per.saturating_sub(self.ahead(now, used_until)).max(0) / self.part();
+        // The number of starts is the lower limit, and fits.
         usize::try_from(parts).unwrap_or(usize::MAX).min(self.starts as usize)
     }
 
@@ -143,13 +144,14 @@ impl RateLimit {
         starts: usize,
     ) -> Timestamp {
         let from = now.as_microsecond().saturating_add(self.ahead(now, used_until));
+        // A limit: so many starts use up the time beyond the calendar.
         let starts = i64::try_from(starts).unwrap_or(i64::MAX);
         from_micros(from.saturating_add(self.part().saturating_mul(starts)))
     }
 
     /// Returns the time at which the next attempt may start, when none may start now.
     pub fn next(&self, used_until: Timestamp) -> Timestamp {
-        let per = i64::try_from(self.per.as_micros()).unwrap_or(i64::MAX);
+        let per = micros(self.per);
         from_micros(used_until.as_microsecond().saturating_sub(per).saturating_add(self.part()))
     }
 }

@@ -12,7 +12,7 @@ use crate::base::name::Name;
 use crate::base::payload::Payload;
 use crate::base::retry::RetryStrategy;
 use crate::base::time::Timestamp;
-use crate::base::unreadable::Unreadable;
+use crate::base::unreadable::{OutOfRange, Unreadable};
 use crate::store::Headers;
 use crate::store::headers::is_label;
 use crate::store::scope::Scope;
@@ -168,6 +168,25 @@ impl TaskInfo {
         });
         (headers, retry)
     }
+
+    /// Returns the number that a column holds, where lists show what can be shown.
+    ///
+    /// When the number is out of range, the result is the nearest one in range, and the header
+    /// `$unreadable` says so.
+    #[doc(hidden)]
+    pub fn number<T: TryFrom<i64>>(
+        headers: &mut Headers,
+        what: &str,
+        number: i64,
+        [least, most]: [T; 2],
+    ) -> T {
+        T::try_from(number).unwrap_or_else(|_| {
+            let error = OutOfRange { number };
+            let note = Unreadable::new(what, &error).to_string();
+            headers.insert("$unreadable".to_owned(), note.into());
+            if number < 0 { least } else { most }
+        })
+    }
 }
 
 /// A filter for a list of tasks; the default passes all tasks, 100 at a time.
@@ -218,6 +237,26 @@ impl Default for TaskFilter {
             parent: None,
             before: None,
             limit: 100,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_shown_is_in_the_row_or_has_a_note() {
+        for (number, shown) in [(0, 0), (7, 7), (u32::MAX.into(), u32::MAX)] {
+            let mut headers = Headers::new();
+            assert_eq!(TaskInfo::number(&mut headers, "`attempt`", number, [0, u32::MAX]), shown);
+            assert!(headers.is_empty());
+        }
+        for (number, shown) in [(-1, 0), (i64::MIN, 0), (1 << 32, u32::MAX), (i64::MAX, u32::MAX)] {
+            let mut headers = Headers::new();
+            assert_eq!(TaskInfo::number(&mut headers, "`attempt`", number, [0, u32::MAX]), shown);
+            let note = headers["$unreadable"].as_str().unwrap();
+            assert!(note.contains("`attempt`") && note.contains(&number.to_string()), "{note}");
         }
     }
 }

@@ -9,7 +9,7 @@ use croner::Cron;
 use jiff::Zoned;
 use jiff::tz::TimeZone;
 
-use crate::base::time::{Timestamp, after, from_micros, until};
+use crate::base::time::{Timestamp, after, from_micros, micros, until};
 use crate::store::timing::InvalidSchedule;
 use crate::store::timing::Timing;
 
@@ -45,9 +45,7 @@ impl Ticks {
             Timing::Every { interval } if *interval < SHORTEST => {
                 return Err(InvalidSchedule::Interval(*interval));
             }
-            Timing::Every { interval } => {
-                Rule::Every(i64::try_from(interval.as_micros()).unwrap_or(i64::MAX))
-            }
+            Timing::Every { interval } => Rule::Every(micros(*interval)),
         };
         Ok(Self {
             rule,
@@ -92,6 +90,7 @@ impl Ticks {
             return tick;
         }
         let gap = self.after(tick).map_or(Duration::MAX, |next| until(tick, next));
+        // A limit: the jitter ends before the next tick.
         let longest = u64::try_from(self.jitter.min(gap).as_micros()).unwrap_or(u64::MAX);
         let drawn = mix(self.seed ^ tick.as_microsecond().unsigned_abs());
         after(tick, Duration::from_micros(drawn % longest.max(1)))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::time::from_micros;
+use crate::base::time::{from_micros, micros};
 use crate::engine::Engine;
 use crate::engine::worker::slots::Slots;
 use crate::store::{Purge, StoreError, TaskState};
@@ -20,7 +20,7 @@ pub(crate) async fn purge(
     state: Option<TaskState>,
     mut progress: impl FnMut(usize),
 ) -> Result<usize, StoreError> {
-    let age = i64::try_from(older_than.as_micros()).unwrap_or(i64::MAX);
+    let age = micros(older_than);
     let before = from_micros(engine.store.now().as_microsecond().saturating_sub(age));
     let mut purged = 0;
     loop {

@@ -25,6 +25,7 @@ fn registration(slots: &Slots) -> WorkerSignal {
         worker_id: slots.worker_id(),
         name: slots.options.name.clone().unwrap_or_else(|| "worker".into()),
         queues: slots.queues.clone(),
+        // Only for show. No machine runs more tasks at a time.
         concurrency: u32::try_from(slots.options.concurrency).unwrap_or(u32::MAX),
         code_version: slots.options.code_version.clone(),
         lease: slots.options.lease,

@@ -99,6 +99,20 @@ pub fn end_of(failure: Failure) -> Finish {
     if failure.kind == FailureKind::Cancelled { Finish::Cancelled } else { Finish::Failed(failure) }
 }
 
+/// Returns the end of a task whose compensation has run to its end, with the errors that are its
+/// output.
+///
+/// When the errors cannot be read, it is not known what is left to undo, and the failure says so.
+pub(crate) fn compensated(original: Failure, errors: &Payload) -> Finish {
+    match errors.decode() {
+        Ok(compensation_errors) => end_of(Failure { compensation_errors, ..original }),
+        Err(error) => {
+            let failure = Failure::new(FailureKind::Payload, error.to_string());
+            end_of(original.without_the_rest(failure))
+        }
+    }
+}
+
 /// Returns the entry that begins a compensation, and the failure that it holds.
 ///
 /// The entry says how the task will have ended, and in which attempt.
@@ -169,6 +183,21 @@ mod tests {
             assert_eq!(attempt_to_undo(attempt, Activity::Pending), attempt);
             assert_eq!(attempt_to_undo(attempt, Activity::Running), attempt);
             assert_eq!(attempt_to_undo(attempt, Activity::Suspended), attempt + 1);
+        }
+    }
+
+    #[test]
+    fn errors_of_a_compensation_that_cannot_be_read_are_no_empty_list() {
+        let original = Failure::new(FailureKind::Error, "no");
+        let end = |json: &str| match compensated(original.clone(), &Payload::from_json(json)) {
+            Finish::Failed(failure) => failure,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(end("[]"), original);
+        for json in ["null", "{}", "[1]", "nonsense"] {
+            let errors = end(json).compensation_errors;
+            assert_eq!(errors.len(), 1, "{json}");
+            assert_eq!(errors[0].failure.kind, FailureKind::Payload, "{json}");
         }
     }
 

@@ -14,7 +14,7 @@ use crate::engine::run::executor::Execution;
 use crate::engine::run::polled::poll_closure;
 use crate::engine::task_error::{ControlFlow, TaskError, TaskResult};
 use crate::store::Next;
-use crate::store::rules::ending::end_of;
+use crate::store::rules::ending::{compensated, end_of};
 
 /// The time for which a task that this program cannot read is left to others before it is claimed
 /// again.
@@ -124,10 +124,7 @@ impl Execution {
     fn completed(&self, output: Payload) -> Next {
         match &self.run.compensating {
             None => Next::Complete(output),
-            Some(original) => {
-                let compensation_errors = output.decode().unwrap_or_default();
-                end_of(Failure { compensation_errors, ..original.clone() }).into()
-            }
+            Some(original) => compensated(original.clone(), &output).into(),
         }
     }
 }
