@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::select;
-use serde::Serialize;
-use stepwell::{CancellationToken, HistoryEntry, HistoryFilter, Payload, Scope, TaskId};
+use serde::de::Error as _;
+use stepwell::{CancellationToken, HistoryEntry, HistoryFilter, Lifecycle, Payload, Scope, TaskId};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
 use tokio::time::Instant;
 
@@ -64,34 +64,45 @@ impl Page {
 /// The members of an object, as JSON text.
 type Members = BTreeMap<String, Payload>;
 
-fn text<T: Serialize + ?Sized>(value: &T) -> Payload {
-    serde_json::to_string(value).map_or_else(|_| Payload::null(), Payload::from_json)
+/// Returns the name of an event and its fields.
+///
+/// The members stay text, so that no number in them is rounded.
+fn told(event: &Lifecycle) -> Result<Members, serde_json::Error> {
+    // The event is an object with one member. The member has the event's name, and its value holds
+    // the event's fields.
+    let named = serde_json::to_string(event)?;
+    let told = serde_json::from_str::<BTreeMap<String, Members>>(&named)?;
+    told.into_values().next().ok_or_else(|| serde_json::Error::custom("it has no member"))
+}
+
+fn text(value: &str) -> Payload {
+    Payload::from_json(serde_json::Value::from(value).to_string())
+}
+
+/// Returns an object as JSON text.
+fn object(members: &Members) -> String {
+    let member =
+        |(name, value): (&String, &Payload)| format!("{}:{}", text(name).as_str(), value.as_str());
+    format!("{{{}}}", members.iter().map(member).collect::<Vec<_>>().join(","))
 }
 
 impl Frame {
     fn new(entry: &HistoryEntry) -> Self {
         let HistoryEntry { id, at, task_id, event } = entry;
-        let (name, mut data) = match event {
-            // The event is an object with one member. The member has the event's name, and its
-            // value holds the event's fields.
-            Ok(event) => {
-                // The members stay text, so that no number in them is rounded.
-                let named = serde_json::to_string(event).unwrap_or_default();
-                let told =
-                    serde_json::from_str::<BTreeMap<String, Members>>(&named).unwrap_or_default();
-                (event.name(), told.into_values().next().unwrap_or_default())
-            }
-            Err(error) => {
-                ("unreadable", Members::from([("reason".to_owned(), text(&error.to_string()))]))
-            }
+        let told = match event {
+            Ok(event) => told(event).map(|data| (event.name(), data)).map_err(|e| e.to_string()),
+            Err(error) => Err(error.to_string()),
         };
+        let (name, mut data) = told.unwrap_or_else(|reason| {
+            ("unreadable", Members::from([("reason".to_owned(), text(&reason))]))
+        });
         data.extend([
-            ("id".to_owned(), text(id)),
-            ("at".to_owned(), text(at)),
-            ("task_id".to_owned(), text(task_id)),
+            ("id".to_owned(), Payload::from_json(id.to_string())),
+            ("at".to_owned(), text(&at.to_string())),
+            ("task_id".to_owned(), text(&task_id.to_string())),
             ("event".to_owned(), text(name)),
         ]);
-        let data = text(&data);
+        let data = object(&data);
         let text = format!("id: {id}\nevent: {name}\ndata: {data}\n\n");
         Self { id: *id, task_id: *task_id, text: text.into() }
     }
@@ -332,5 +343,21 @@ impl Follower {
         self.sender.send_timeout(chunk, self.app.patience).await.map_err(|_| Gone)?;
         self.sent = Instant::now();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_has_the_members_of_its_event_as_they_are() {
+        let members = Members::from([
+            ("a \"b\"".to_owned(), text("line\nfeed")),
+            ("n".to_owned(), Payload::from_json("12345678901234567890")),
+        ]);
+        let json = object(&members);
+        assert_eq!(json, "{\"a \\\"b\\\"\":\"line\\nfeed\",\"n\":12345678901234567890}");
+        assert_eq!(serde_json::from_str::<Members>(&json).unwrap(), members);
     }
 }
