@@ -142,7 +142,7 @@ impl Tenant {
         }
         for (name, value) in NAMES.iter().zip(VALUES) {
             let label = format!("{name}={value}");
-            let label: String = url::form_urlencoded::byte_serialize(label.as_bytes()).collect();
+            let label: String = form_urlencoded::byte_serialize(label.as_bytes()).collect();
             paths.push(format!("/api/v1/tasks?label={label}"));
         }
         for queue in QUEUES {
