@@ -1,6 +1,7 @@
 //! What goes on around a task: logs, progress, labels, running it again, forgetting it.
 
 #![allow(
+    clippy::expect_used,
     clippy::unwrap_used,
     clippy::panic,
     clippy::unit_arg,
@@ -184,7 +185,8 @@ async fn a_line_that_a_transaction_writes_comes_after_it() {
     let mut events = client.subscribe();
     client.start_worker(worker_options()).await;
     let task = client.spawn_named("writes", &()).await.unwrap().task_id;
-    client.wait::<()>(task).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(30), client.wait::<()>(task)).await;
+    ended.expect("it hangs").unwrap();
     let logs = client.logs(task).await.unwrap();
     let lines: Vec<_> = logs.iter().map(|line| line.message.as_str()).collect();
     assert_eq!(lines, ["inside", "after"]);

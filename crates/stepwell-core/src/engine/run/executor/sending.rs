@@ -1,9 +1,10 @@
 //! The commits of an execution: what is sent, and what comes of it.
 //!
 //! ```text
-//!   Idle ──▶ Sent ──┬──▶ Idle       it is durable, or the run is lost
-//!            ▲      │
-//!            └─ Paused ◀─┘          the store failed, and may take the same later
+//!   Idle ──▶ Sent ──▶ Idle      it is durable, or the run is lost
+//!            ▲  │
+//!            │  ▼
+//!           Paused              the store failed, and may take the same later
 //! ```
 
 use std::mem;
