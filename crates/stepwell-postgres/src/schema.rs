@@ -151,7 +151,7 @@ mod tests {
 
     use super::*;
 
-    const PAGE: &str = include_str!("../../../docs/format.md");
+    const PAGE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/format.md"));
 
     /// Returns the columns of the tables that the schema creates.
     fn tables(schema: &'static str) -> BTreeMap<&'static str, Vec<&'static str>> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 
-const PAGE: &str = include_str!("../../../../docs/format.md");
+const PAGE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/format.md"));
 
 /// Returns the columns that the page describes for a table, with the rows of the page.
 fn described(table: &str) -> BTreeMap<&'static str, &'static str> {
