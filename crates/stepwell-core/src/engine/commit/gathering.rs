@@ -68,6 +68,7 @@ impl Gathering {
     }
 
     /// Adds a transition to what may go in any lane, or to the batch of the main lane.
+    #[inline]
     pub(super) fn add(&mut self, transition: Transition, answer: Answer<Result<Applied, Refused>>) {
         if self.lanes.len() > 1 && is_light(&transition) {
             self.light.push((transition, answer));
@@ -94,6 +95,7 @@ impl Gathering {
     }
 
     /// Counts the bytes that were added to the batch, and sets a full batch aside.
+    #[inline]
     pub(super) fn grow(&mut self, bytes: usize) {
         self.bytes += bytes;
         if self.bytes >= FULL {
@@ -111,6 +113,7 @@ impl Gathering {
     /// for more items.
     ///
     /// The lane is taken until the batch has [left](Self::next).
+    #[inline]
     pub(super) fn set_off(&mut self) -> Option<(Lane, bool)> {
         let patient = !std::mem::take(&mut self.lone);
         let lane = self.can_leave()?;
@@ -119,6 +122,7 @@ impl Gathering {
     }
 
     /// Takes the next batch in whichever lane it can leave, from the driver of this lane.
+    #[inline]
     pub(super) fn next(&mut self, lane: &mut Lane) -> Option<(Batch, Answers)> {
         self.set(*lane, None);
         *lane = self.can_leave()?;
@@ -127,6 +131,7 @@ impl Gathering {
 
     /// Frees the lane of a batch with so many items, unless a batch can leave in it now, and
     /// returns whether one can.
+    #[inline]
     pub(super) fn came_back(&mut self, lane: Lane, items: usize) -> bool {
         self.set(lane, None);
         let goes_on = self.can_leave().is_some();

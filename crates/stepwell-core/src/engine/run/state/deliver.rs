@@ -158,6 +158,7 @@ impl RunState {
     }
 
     /// Journals a new delivery at its time, and returns the waker of its operation's future.
+    #[inline]
     pub(crate) fn journal(&mut self, delivered: Delivered, at: Timestamp) -> Option<Waker> {
         let Delivered { key, outcome, effect, waker, seq } = delivered;
         self.has_compensations |= key.kind == Kind::Compensate;

@@ -171,11 +171,13 @@ impl Operations {
         self.live.get(key)
     }
 
+    #[inline]
     pub(super) fn get_mut(&mut self, key: &Key) -> Option<&mut Operation> {
         self.live.get_mut(key)
     }
 
     /// Adds an operation, and returns the one that had its key.
+    #[inline]
     pub(super) fn insert(
         &mut self,
         key: Key,
@@ -188,6 +190,7 @@ impl Operations {
         Some(before)
     }
 
+    #[inline]
     pub(super) fn remove(&mut self, key: &Key) -> Option<Operation> {
         let operation = self.live.remove(key)?;
         self.counts.leave(&operation.stage);
@@ -196,6 +199,7 @@ impl Operations {
 
     /// Sets the stage of an operation, and returns the stage before; `None` when the operation is
     /// gone.
+    #[inline]
     pub(super) fn set(&mut self, key: &Key, next: Stage) -> Option<Stage> {
         Some(self.live.get_mut(key)?.become_(next, &mut self.counts))
     }
@@ -228,6 +232,7 @@ impl Operations {
 
     /// Delivers to an operation, and returns what it was before; `None` when it does not wait for a
     /// delivery.
+    #[inline]
     pub(super) fn deliver(&mut self, key: &Key, outcome: Outcome) -> Option<Operation> {
         let operation = self.live.get_mut(key)?;
         if let Stage::Delivered(_) = operation.stage {

@@ -89,6 +89,7 @@ impl Written {
     }
 
     /// Writes the next entry, and returns its number.
+    #[inline]
     pub(super) fn write(&mut self, key: Key, outcome: Outcome, at: Timestamp) -> u64 {
         let seq = self.next_seq();
         debug_assert!(
