@@ -87,7 +87,7 @@ mod tests {
                     && word.starts_with(|c: char| c.is_ascii_alphanumeric())
                     && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_+".contains(c))
             };
-            assert!(keywords.iter().all(|word| fits(&word)), "{name}: {keywords:?}");
+            assert!(keywords.iter().all(fits), "{name}: {keywords:?}");
             assert!((1..=5).contains(&list(&manifest, "categories").len()), "{name}: categories");
         }
     }

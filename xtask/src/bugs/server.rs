@@ -40,9 +40,9 @@ pub(super) const BUGS: &[Bug] = &[
         guarantee: "9",
         file: CALL,
         find: "self.who.scope.has(&task.queue, &task.headers, &task.scope)\n    }\n\n    /// \
-               Whether that task is the caller's, by what",
-        put: "let _ = task;\n        true\n    }\n\n    /// Whether that task is the caller's, by \
-              what",
+               Returns whether a task is the caller's, by the",
+        put: "let _ = task;\n        true\n    }\n\n    /// Returns whether a task is the \
+              caller's, by the",
         tests: &[
             fails("stepwell-server", "access", "a_tenant_sees_and_changes_its_own_tasks_only"),
             fails("stepwell-server", "scopes", "no_two_scopes_meet"),
