@@ -85,6 +85,10 @@ impl Ready {
         let headers = of_task(&mut hurt, "`headers`", get(row, 7))?;
         let retry = of_task(&mut hurt, "`retry`", get(row, 8))?;
         let scope = of_task(&mut hurt, "`scope`", get(row, 13))?;
+        let mut number = |what, column| of_task(&mut hurt, what, count(row, column));
+        let (attempt, crashes) = (number("`attempt`", 3)?, number("`crashes`", 12)?);
+        let (max_attempts, lost) = (number("`max_attempts`", 4)?, number("`lost`", 14)?);
+        let max_duration = of_task(&mut hurt, "`max_duration`", opt(row, 11))?;
         let (run_id, had_by) = match get(row, 2) {
             Ok(run_id) => (run_id, known(row, 9)),
             // No worker can own a run with an unreadable id, so the task gets another one.
@@ -93,9 +97,9 @@ impl Ready {
         let task = ClaimedTask {
             task_id: get(row, 1)?,
             run_id,
-            attempt: count(row, 3)?,
-            max_attempts: count(row, 4)?.saturating_add(count(row, 14)?).max(1),
-            crashes: count(row, 12)?,
+            attempt,
+            max_attempts: max_attempts.saturating_add(lost).max(1),
+            crashes,
             task_type: get(row, 5)?,
             queue: queue.clone(),
             params,
@@ -113,7 +117,7 @@ impl Ready {
             task,
             had_by,
             started: opt::<Timestamp>(row, 10)?.is_some(),
-            max_duration: opt(row, 11)?,
+            max_duration,
         })
     }
 }

@@ -112,6 +112,7 @@ pub(crate) fn delete(conn: &Connection, task_id: TaskId) -> Result<()> {
 /// runs on the reader, where no commit waits for it.
 pub(crate) fn find(conn: &Connection, purge: &Purge) -> Result<Vec<TaskId>> {
     // A task ends after the time in its id, so no task that ended before the limit has a higher id.
+    // An id holds no time before 1970, and no task ended then.
     let millis = u64::try_from(purge.before.as_millisecond() + 1).unwrap_or(0);
     let end = TaskId::from(uuid::Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid());
     let asked = params![Sql(&purge.before), state(purge), Sql(&end)];

@@ -9,7 +9,7 @@ use stepwell_core::store::{Finish, TaskState};
 use stepwell_core::{Failure, Kind, Name, RunId, TaskId, Timestamp, begun_anew, compensating};
 
 use crate::apply::{Applying, purge};
-use crate::base::rows::{Sql, Statements as _, count, get, known, opt};
+use crate::base::rows::{Sql, Statements as _, get, known, nearest, opt};
 
 /// Selects a task that is about to end. With a run, the statement is also the fence: the run must
 /// own the task.
@@ -67,9 +67,9 @@ impl Standing {
 /// Reads the counts of a task's attempts, from the columns `attempt, lost, crashes`.
 pub(crate) fn counts(row: &Row<'_>, first: usize) -> Result<Counts> {
     Ok(Counts {
-        attempt: count(row, first)?,
-        lost: count(row, first + 1)?,
-        crashes: count(row, first + 2)?,
+        attempt: nearest(row, first)?,
+        lost: nearest(row, first + 1)?,
+        crashes: nearest(row, first + 2)?,
     })
 }
 

@@ -10,7 +10,7 @@ use crate::apply::purge;
 use crate::apply::states::{Held, Left};
 use crate::apply::waits;
 use crate::base::error::Fault;
-use crate::base::rows::{Sql, Statements};
+use crate::base::rows::{Sql, Statements, seq};
 
 /// Selects the task if the run owns it: the fence.
 pub(crate) const FENCE: &str =
@@ -131,10 +131,10 @@ impl Applying<'_, '_> {
     /// Writes the parts of a transition whose results the run does not wait for.
     fn write_own(&mut self, transition: &Transition) -> Result<(), Fault> {
         let task_id = transition.task_id;
-        for &seq in &transition.superseded {
+        for &superseded in &transition.superseded {
             self.conn.run(
                 "DELETE FROM stepwell_journal WHERE task_id = ?1 AND seq = ?2",
-                params![Sql(&task_id), i64::try_from(seq).unwrap_or(i64::MAX)],
+                params![Sql(&task_id), seq(superseded)?],
             )?;
         }
         self.add_entries(task_id, &transition.entries)?;
@@ -209,6 +209,7 @@ impl Applying<'_, '_> {
         };
         let last: Option<i64> =
             self.conn.one(LAST_ENTRY, params![Sql(&transition.task_id)], |row| row.get(0))?;
+        // No journal ends at a number that a column cannot hold.
         Ok(last == i64::try_from(after).ok())
     }
 
@@ -293,7 +294,7 @@ pub(crate) fn add_entries(
             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             params![
                 Sql(&task_id),
-                i64::try_from(entry.seq).unwrap_or(i64::MAX),
+                seq(entry.seq)?,
                 Sql(&entry.key.kind),
                 Sql(&entry.key.name),
                 entry.key.ordinal,

@@ -7,7 +7,7 @@ use stepwell_core::{OtherWorker, RunId, TaskId, WATCHED, WorkerId, WorkerState, 
 
 use crate::apply::Applying;
 use crate::apply::states::Held;
-use crate::base::rows::{Sql, Statements as _, count, get, known};
+use crate::base::rows::{Sql, Statements as _, duration, get, known, nearest};
 
 pub(crate) const RUNNING_UNDER: &str = "SELECT task_id FROM stepwell_tasks
     WHERE worker_id = ?1 AND state = 'running' ORDER BY task_id";
@@ -77,8 +77,10 @@ impl Applying<'_, '_> {
                 }
             }
             WorkerSignal::DeclareDead { worker_id, heartbeats } => {
-                let heartbeats = i64::try_from(heartbeats).unwrap_or(i64::MAX);
-                let sql = "DELETE FROM stepwell_workers WHERE worker_id = ?1 AND heartbeats = ?2
+                // No worker has shown a number that a column cannot hold, and none has shown -1.
+                let heartbeats = i64::try_from(heartbeats).unwrap_or(-1);
+                let sql =
+                    "DELETE FROM stepwell_workers WHERE worker_id = ?1 AND max(heartbeats, 0) = ?2
                     RETURNING state";
                 let removed = self.state_by(sql, params![Sql(&worker_id), heartbeats])?;
                 if removed != WorkerState::Gone {
@@ -124,8 +126,9 @@ impl Applying<'_, '_> {
         let others = self.conn.first(WATCHED, "a worker", OTHERS, asked, |row| {
             Ok(OtherWorker {
                 worker_id: get(row, 0)?,
-                heartbeats: row.get::<_, i64>(1)?.unsigned_abs(),
-                lease: get(row, 2)?,
+                // A worker whose row is damaged must be watched, or its tasks would wait for ever.
+                heartbeats: u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0),
+                lease: duration(row.get(2)?),
             })
         })?;
         Ok(WorkerStatus { state, runs, others })
@@ -160,7 +163,7 @@ impl Applying<'_, '_> {
         let read = self.conn.one(CRASHES, params![Sql(&task_id)], |row| {
             let (at_last_crash, now) = (row.get::<_, i64>(1)?, row.get::<_, i64>(2)?);
             let at_last_crash = at_last_crash.unsigned_abs();
-            Ok((count(row, 0)?, now, Progress { now: now.unsigned_abs(), at_last_crash }))
+            Ok((nearest(row, 0)?, now, Progress { now: now.unsigned_abs(), at_last_crash }))
         })?;
         let Some((max_attempts, now, progress)) = read else { return Ok(()) };
         let counts = task.counts.left(Leaving::Died(progress));

@@ -6,8 +6,9 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, 
 use rusqlite::{Connection, OptionalExtension, Params, Row, Rows, Statement};
 use stepwell_core::store::{Headers, TaskState, WorkerState};
 use stepwell_core::{
-    Entry, Failure, Key, Kind, Listed, Name, Outcome, Page, Payload, RetryStrategy, Room, RunId,
-    ScheduleVersion, Scope, TaskId, Timestamp, UnknownWord, Unreadable, WorkerId, from_micros,
+    Entry, Failure, Key, Kind, Listed, Name, OutOfRange, Outcome, Page, Payload, RetryStrategy,
+    Room, RunId, ScheduleVersion, Scope, TaskId, Timestamp, UnknownWord, Unreadable, WorkerId,
+    from_micros,
 };
 
 /// A value of the engine that is read from or written to a column.
@@ -133,12 +134,16 @@ impl Column for Timestamp {
     }
 }
 
-/// A duration in microseconds.
+/// A duration in microseconds. A negative number cannot be read.
 impl Column for Duration {
     fn read(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        value.as_i64().map(|micros| Self::from_micros(micros.unsigned_abs()))
+        let number = value.as_i64()?;
+        let micros = u64::try_from(number).map_err(|_| other(OutOfRange { number }))?;
+        Ok(Self::from_micros(micros))
     }
     fn write(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        // No clock reaches the end of a duration that is longer than a column can hold, and that is
+        // shortened to 292,000 years.
         Ok(i64::try_from(self.as_micros()).unwrap_or(i64::MAX).into())
     }
 }
@@ -159,9 +164,38 @@ pub(crate) fn known<T: Column>(row: &Row<'_>, column: usize) -> Option<T> {
     get(row, column).ok()
 }
 
-/// Returns a number of things. A number out of range becomes the nearest valid one.
+/// Returns a number of things. A number out of range cannot be read.
 pub(crate) fn count(row: &Row<'_>, column: usize) -> rusqlite::Result<u32> {
+    let number: i64 = row.get(column)?;
+    u32::try_from(number).map_err(|_| out_of_range(column, number))
+}
+
+/// Returns a number of things; of a number out of range, the nearest in range.
+///
+/// The function is for changes of tasks that no item of the batch names, and for limits: they must
+/// not fail because of a row, and the number is not shown.
+pub(crate) fn nearest(row: &Row<'_>, column: usize) -> rusqlite::Result<u32> {
     Ok(u32::try_from(row.get::<_, i64>(column)?.max(0)).unwrap_or(u32::MAX))
+}
+
+/// Returns a duration of a number of microseconds; of a negative number, no time.
+pub(crate) fn duration(micros: i64) -> Duration {
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}
+
+/// Returns the error of a number that is out of the range of its meaning.
+fn out_of_range(column: usize, number: i64) -> rusqlite::Error {
+    let error = OutOfRange { number }.into();
+    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Integer, error)
+}
+
+/// Returns the number of a journal entry as a column holds it.
+pub(crate) fn seq(seq: u64) -> rusqlite::Result<i64> {
+    i64::try_from(seq).map_err(|_| {
+        let most = i64::MAX;
+        let error = format!("{seq} is too large for the number of a journal entry: at most {most}");
+        rusqlite::Error::ToSqlConversionFailure(error.into())
+    })
 }
 
 /// Returns the error of a row that cannot be read. Other errors mean that the database does not
@@ -349,6 +383,7 @@ pub(crate) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let outcome = Outcome::from_columns(&word, get(row, 5)?).map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(4, rusqlite::types::Type::Text, error)
     })?;
-    let seq = u64::try_from(row.get::<_, i64>(0)?).unwrap_or(0);
+    let number: i64 = row.get(0)?;
+    let seq = u64::try_from(number).map_err(|_| out_of_range(0, number))?;
     Ok(Entry { seq, key: key(row, 1)?, outcome, at: get(row, 6)? })
 }

@@ -12,6 +12,7 @@ pub(crate) const OF_TASK: &str = "SELECT id, task_id, at, name, event FROM stepw
     WHERE id > ?1 AND task_id = ?2 ORDER BY id";
 
 pub(crate) fn history(conn: &Connection, which: &HistoryFilter) -> Result<Page<(u64, Happening)>> {
+    // No event has a number over this one, and nothing comes after it.
     let after = i64::try_from(which.after).unwrap_or(i64::MAX);
     let sql = if which.task_id.is_some() { OF_TASK } else { OF_ALL };
     let asked = params![after, which.task_id.as_ref().map(Sql)];

@@ -1,6 +1,7 @@
 //! Queries, which change nothing.
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension as _, Result, Row, params};
@@ -9,7 +10,7 @@ use stepwell_core::store::{
 };
 use stepwell_core::{Entry, Page, Payload, Room, TaskId};
 
-use crate::base::rows::{self, Sql, Statements as _, count, entry, get, opt};
+use crate::base::rows::{self, Sql, Statements as _, entry, get, opt};
 use crate::read::labels::{self, Conditions, Label, rarest_first};
 
 /// The queue of most tasks, whose newest tasks are found without an index. Tasks of other queues
@@ -25,8 +26,15 @@ const INFO: &str = "SELECT task_id, run_id, task_type, queue,
 fn info(row: &Row<'_>) -> Result<TaskInfo> {
     let text = |column| -> Result<Option<&str>> { Ok(row.get_ref(column)?.as_str_or_null()?) };
     let (headers, retry) = (row.get_ref(8)?.as_str()?, row.get_ref(21)?.as_str()?);
-    let (headers, retry) = TaskInfo::options(headers, retry);
-    let priority: i64 = row.get(9)?;
+    let (mut headers, retry) = TaskInfo::options(headers, retry);
+    let mut count = |what, column| -> Result<u32> {
+        Ok(TaskInfo::number(&mut headers, what, row.get(column)?, [0, u32::MAX]))
+    };
+    let (attempt, max_attempts) = (count("`attempt`", 10)?, count("`max_attempts`", 11)?);
+    let priority = TaskInfo::number(&mut headers, "`priority`", row.get(9)?, [i32::MIN, i32::MAX]);
+    let max_duration = row.get::<_, Option<i64>>(22)?.map(|micros| {
+        Duration::from_micros(TaskInfo::number(&mut headers, "`max_duration`", micros, [0, 0]))
+    });
     Ok(TaskInfo {
         task_id: get(row, 0)?,
         run_id: get(row, 1)?,
@@ -37,9 +45,9 @@ fn info(row: &Row<'_>) -> Result<TaskInfo> {
         output: text(6)?.map(|output| Payload::stored(output, "`output`")),
         failure: opt(row, 7)?,
         headers,
-        priority: i32::try_from(priority).unwrap_or(if priority < 0 { i32::MIN } else { i32::MAX }),
-        attempt: count(row, 10)?,
-        max_attempts: count(row, 11)?,
+        priority,
+        attempt,
+        max_attempts,
         parent: opt(row, 12)?,
         idempotency_key: opt(row, 13)?,
         cancel_requested: row.get(14)?,
@@ -50,7 +58,7 @@ fn info(row: &Row<'_>) -> Result<TaskInfo> {
         concurrency_key: opt(row, 19)?,
         code_version: opt(row, 20)?,
         retry,
-        max_duration: opt(row, 22)?,
+        max_duration,
         cancel_at: opt(row, 23)?,
         paused: row.get(24)?,
         scope: get(row, 25)?,
@@ -63,7 +71,8 @@ pub(crate) fn task(conn: &Connection, task_id: TaskId) -> Result<Option<TaskInfo
 }
 
 pub(crate) fn ends(conn: &Connection, tasks: &[TaskId]) -> Result<Ends> {
-    let ids = serde_json::to_string(tasks).unwrap_or_default();
+    let ids = serde_json::to_string(tasks)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     let sql = "SELECT task_id, state, output, failure FROM stepwell_tasks
         WHERE task_id IN (SELECT value FROM json_each(?1)) ORDER BY task_id";
     conn.page(usize::MAX, "a task", sql, params![ids], |row| {

@@ -1,11 +1,9 @@
 //! Queues: their settings, and how many tasks they have.
 
-use std::time::Duration;
-
 use rusqlite::{Connection, Result, Row};
 use stepwell_core::{QueueInfo, QueueLimits, RateLimit, Timestamp, from_micros};
 
-use crate::base::rows::{Statements as _, count, get, opt};
+use crate::base::rows::{Statements as _, duration, get, nearest, opt};
 
 /// A queue with settings.
 pub(crate) struct Queue {
@@ -21,10 +19,14 @@ impl Queue {
     pub(crate) fn read(row: &Row<'_>, first: usize) -> Result<Self> {
         let limit = |column| -> Result<Option<u32>> {
             let is_some = row.get::<_, Option<i64>>(first + column)?.is_some();
-            is_some.then(|| count(row, first + column)).transpose()
+            is_some.then(|| nearest(row, first + column)).transpose()
         };
-        let per: Option<Duration> = opt(row, first + 4)?;
-        let rate = limit(3)?.zip(per).map(|(starts, per)| RateLimit { starts, per });
+        let per: Option<i64> = row.get(first + 4)?;
+        let rate = limit(3)?.zip(per).map(|(starts, per)| RateLimit {
+            starts,
+            // A queue without a period would start nothing.
+            per: duration(per.max(1)),
+        });
         let limits =
             QueueLimits { max_running: limit(1)?, max_running_per_worker: limit(2)?, rate };
         Ok(Self { paused: row.get(first)?, limits, used_until: opt(row, first + 5)? })

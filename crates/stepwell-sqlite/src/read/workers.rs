@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::{Connection, Result, params};
+use rusqlite::types::Type;
+use rusqlite::{Connection, Error, Result, params};
 use stepwell_core::{Name, Timestamp, WorkerInfo, after};
 
-use crate::base::rows::{Sql, Statements as _, get};
+use crate::base::rows::{Sql, Statements as _, duration, get};
 
 /// Returns all workers, with their state at the given time.
 pub(crate) fn workers(conn: &Connection, now: Timestamp) -> Result<Vec<WorkerInfo>> {
@@ -20,12 +21,13 @@ pub(crate) fn workers(conn: &Connection, now: Timestamp) -> Result<Vec<WorkerInf
         |row| {
             let queues: String = row.get(2)?;
             let heartbeat_at = get(row, 7)?;
-            let lease = get(row, 8)?;
+            let lease = duration(row.get(8)?);
             Ok(WorkerInfo {
                 worker_id: get(row, 0)?,
                 name: row.get(1)?,
-                // A list that cannot be read hides no worker.
-                queues: serde_json::from_str(&queues).unwrap_or_default(),
+                queues: serde_json::from_str(&queues).map_err(|error| {
+                    Error::FromSqlConversionFailure(2, Type::Text, error.into())
+                })?,
                 concurrency: row.get(3)?,
                 code_version: row.get::<_, Option<Sql<Name>>>(4)?.map(|version| version.0),
                 state: get(row, 5)?,

@@ -6,6 +6,7 @@ mod damage;
 mod durability;
 mod files;
 mod format;
+mod numbers;
 mod plans;
 mod rules;
 mod sharing;

@@ -65,9 +65,9 @@ fn write(conn: &Connection, cases: &[Case]) {
         let at = from_micros(START);
         let later = (case.start == Start::Later).then_some(Sql(&at));
         conn.run(
-            "UPDATE stepwell_tasks SET state = ?2, compensating = ?3, cancel_requested = ?4, paused = ?5,
-                due_at = ?6, blocked = ?7, started_at = ?8, crashes = ?9, place = ?10, worker_id = ?11,
-                poked = 1, cancel_at = ?12
+            "UPDATE stepwell_tasks SET state = ?2, compensating = ?3, cancel_requested = ?4,
+                paused = ?5, due_at = ?6, blocked = ?7, started_at = ?8, crashes = ?9, place = ?10,
+                worker_id = ?11, poked = 1, cancel_at = ?12
             WHERE task_id = ?1",
             params![
                 Sql(&task_id(n)),
