@@ -16,7 +16,7 @@ use stepwell_core::{Entry, Guarded, Key, Outcome, Payload, RunId, StoreError, Ta
 use crate::connection::error::Fault;
 use crate::connection::statements::pause;
 use crate::connection::{Shared, WORKS, session};
-use crate::values::columns::{Moment, bigint};
+use crate::values::columns::{Moment, seq};
 
 /// The type that a [`UserTransaction`]'s `work` must hold: an asynchronous closure over a
 /// connection with an open transaction. The closure must leave the transaction open. When it fails
@@ -128,7 +128,8 @@ impl Shared {
         let (outcome, payload) = entry.outcome.to_columns();
         let query = sqlx::query(AssertSqlSafe(sql)).persistent(self.options.prepares);
         let query = query.bind(*task_id.as_uuid()).bind(*run_id.as_uuid());
-        let query = query.bind(bigint(entry.seq));
+        let number = seq(entry.seq).map_err(|error| StoreError::Backend(error.to_string()))?;
+        let query = query.bind(number);
         let query = query.bind(entry.key.kind.as_str()).bind(entry.key.name.as_str());
         let query = query.bind(i64::from(entry.key.ordinal)).bind(outcome);
         let query = query.bind(payload.as_str().to_owned()).bind(Moment(entry.at));
@@ -192,8 +193,9 @@ impl Shared {
                 let mut conn = self.pool.acquire().await?;
                 let mut tx = conn.begin_with(session::BEGIN).await?;
                 let query = sqlx::query(AssertSqlSafe(sql.clone())).persistent(false);
-                let seq = bigint(entry.seq);
-                let inserted = query.bind(*task_id.as_uuid()).bind(seq).execute(&mut *tx).await?;
+                let number = seq(entry.seq).map_err(sqlx::Error::Encode)?;
+                let inserted =
+                    query.bind(*task_id.as_uuid()).bind(number).execute(&mut *tx).await?;
                 tx.rollback().await?;
                 Ok(inserted.rows_affected() == 0)
             };

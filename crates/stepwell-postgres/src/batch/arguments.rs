@@ -184,6 +184,7 @@ fn opt(name: &Option<Name>) -> Option<&str> {
 fn transitions(call: &mut Call, sorted: &Sorted) -> Added {
     let items: Vec<_> = sorted.transitions().collect();
     runs(call, &items)?;
+    // No journal ends at a number that a column cannot hold. `commit` checked the other numbers.
     let after = |t: &&Transition| t.after.map(bigint);
     call.add("t_after", sorted.doubts.then(|| items.iter().map(after).collect::<Vec<_>>()))?;
     column!(call, "t_next", items, t => word(&t.next));

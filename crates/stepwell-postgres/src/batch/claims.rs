@@ -12,7 +12,7 @@ use stepwell_core::{Entry, Name, Payload, Unreadable};
 use crate::batch::classify::Sorted;
 use crate::values::columns::{Moment, calendar};
 use crate::values::rows::{
-    attempt, awaited, broken, entries, finish, json, key, list, name, of_task, scope,
+    attempt, awaited, broken, count, entries, finish, json, key, list, name, of_task, scope,
     unreadable_name, value,
 };
 
@@ -33,9 +33,9 @@ pub(crate) fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>>
     if task.is_empty() {
         return Ok(claims);
     }
-    let count = task.len();
+    let length = task.len();
     let mut tasks = Tasks::of(row, task)?;
-    for place in (1..).take(count) {
+    for place in (1..).take(length) {
         let (claim, task) = tasks.next(place)?;
         if let Some(claim) = at(&mut claims, claim) {
             claim.tasks.push(task);
@@ -103,6 +103,10 @@ impl Tasks {
         let task_type = of_task(&mut hurt, "the task's row in `tasks`", task_type.map(Some))?;
         let task_type = named(&mut hurt, "`task_type`", task_type)?;
         let queue = named(&mut hurt, "`queue`", Some(next(&mut self.queue)?))?;
+        let max_attempts = count(next(&mut self.max_attempts)?);
+        let max_attempts = of_task(&mut hurt, "`max_attempts`", max_attempts)?;
+        let lost = of_task(&mut hurt, "`lost`", count(next(&mut self.lost)?))?;
+        let crashes = of_task(&mut hurt, "`crashes`", count(next(&mut self.crashes)?))?;
         let headers = of_task(&mut hurt, "`headers`", json(&next(&mut self.headers)?))?;
         let retry = of_task(&mut hurt, "`retry`", json(&next(&mut self.retry)?))?;
         let of_scope = scope(self.scope.next().flatten().as_deref());
@@ -111,13 +115,12 @@ impl Tasks {
         let journal = of_task(&mut hurt, "a row of `journal`", journal)?;
         let waits = self.waits.remove(&place).unwrap_or_else(|| Ok(Vec::new()));
         let waits = of_task(&mut hurt, "a row of `waits`", waits)?;
-        let lost = next(&mut self.lost)?;
         let task = ClaimedTask {
             task_id: next(&mut self.task)?.into(),
             run_id: next(&mut self.run)?.into(),
             attempt: attempt(next(&mut self.attempt)?),
-            max_attempts: attempt(next(&mut self.max_attempts)?.saturating_add(lost)),
-            crashes: attempt(next(&mut self.crashes)?),
+            max_attempts: max_attempts.saturating_add(lost),
+            crashes,
             task_type,
             queue,
             params: Payload::from_json(next(&mut self.params)?),

@@ -17,7 +17,7 @@ use crate::connection::call::{Call, Query};
 use crate::connection::error::Fault;
 use crate::connection::link::Line;
 use crate::connection::statements::{WAYS_GIVEN, pause};
-use crate::values::columns::Moment;
+use crate::values::columns::{Moment, seq};
 
 /// The tries of a batch that is being sent.
 #[derive(Default)]
@@ -32,6 +32,18 @@ struct Tries {
     in_doubt: bool,
 }
 
+/// Refuses a batch with the number of a journal entry that a column cannot hold.
+fn check_numbers(batch: &Batch) -> Result<(), StoreError> {
+    for transition in &batch.transitions {
+        let keyed = transition.keyed.iter().map(|keyed| keyed.entry.seq);
+        let entries = transition.entries.iter().map(|entry| entry.seq).chain(keyed);
+        for number in entries.chain(transition.superseded.iter().copied()) {
+            seq(number).map_err(|error| StoreError::Backend(error.to_string()))?;
+        }
+    }
+    Ok(())
+}
+
 impl Shared {
     pub(crate) async fn commit(&self, batch: Arc<Batch>) -> Result<Committed, StoreError> {
         if batch.transitions.iter().any(|transition| transition.transaction.is_some()) {
@@ -39,6 +51,7 @@ impl Shared {
                           (`Store::transact`), not in a batch";
             return Err(StoreError::Backend(reason.into()));
         }
+        check_numbers(&batch)?;
         let sorted = Sorted::new(batch);
         if sorted.repeats() {
             return Err(StoreError::Backend("the batch holds two transitions of one run".into()));

@@ -314,14 +314,22 @@ impl Shared {
         let end = |row: &PgRow| {
             let finish =
                 finish(row.try_get("state")?, row.try_get("output")?, row.try_get("failure")?)?;
-            Ok::<_, sqlx::Error>((row.try_get::<Uuid, _>("task_id")?, finish))
+            Ok::<_, sqlx::Error>(finish)
         };
-        let mut found: HashMap<Uuid, Finish> =
-            rows.iter().filter_map(|row| end(row).ok()).collect();
+        let mut found = HashMap::new();
+        for row in &rows {
+            // An end that cannot be read is no other end: it is left to those who read the task.
+            let Ok(task) = row.try_get::<Uuid, _>("task_id") else { continue };
+            let read = end(row).inspect_err(|error| {
+                tracing::error!(%task, %error, "the end of a task cannot be read");
+            });
+            found.insert(task, read.ok());
+        }
         // A task without an outcome was cancelled, and deleted or retried in the same batch.
-        let ends = tasks
-            .into_iter()
-            .map(|task| (task.into(), found.remove(&task).unwrap_or(Finish::Cancelled)));
+        let ends = tasks.into_iter().filter_map(|task| {
+            let finish = found.remove(&task).unwrap_or(Some(Finish::Cancelled));
+            finish.map(|finish| (task.into(), finish))
+        });
         ends.collect()
     }
 }

@@ -7,7 +7,7 @@ use stepwell_core::{FailureKind, Name, StoreError, TaskRecord, labels};
 
 use crate::connection::call::Query;
 use crate::connection::{Shared, session};
-use crate::values::columns::{Moment, bigint, is_own, micros, scope_text};
+use crate::values::columns::{Moment, is_own, micros, scope_text, seq};
 
 impl Shared {
     /// Imports a task in its own transaction. The result is `false` when the task, or a task with
@@ -120,7 +120,7 @@ impl Import<'_> {
                 self.schema
             ))
             .bind(self.id)
-            .bind(bigint(entry.seq))
+            .bind(seq(entry.seq).map_err(sqlx::Error::Encode)?)
             .bind(entry.key.kind.as_str())
             .bind(entry.key.name.as_str().to_owned())
             .bind(i64::from(entry.key.ordinal))

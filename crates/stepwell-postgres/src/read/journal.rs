@@ -34,7 +34,7 @@ impl Shared {
         );
         let mut journal: Vec<Entry> = Vec::new();
         loop {
-            let behind = journal.last().map_or(-1, |last| bigint(last.seq));
+            let behind = journal.last().map_or(i64::MIN, |last| bigint(last.seq));
             let id = *task_id.as_uuid();
             let rows =
                 self.read(&sql, |query| query.bind(id).bind(behind).bind(JOURNAL_PART)).await?;

@@ -13,7 +13,7 @@ use stepwell_core::{
 use crate::connection::Shared;
 use crate::read::page::{paged, rows_for};
 use crate::values::columns::Moment;
-use crate::values::rows::{attempt, name, worker_state};
+use crate::values::rows::{attempt, count, name, worker_state};
 
 fn queue_info(row: &PgRow) -> sqlx::Result<QueueInfo> {
     let limit =
@@ -81,7 +81,7 @@ impl Shared {
                 worker_id: row.try_get::<Uuid, _>("worker_id")?.into(),
                 name: row.try_get("name")?,
                 queues: queues.into_iter().map(name).collect::<sqlx::Result<_>>()?,
-                concurrency: attempt(row.try_get("concurrency")?),
+                concurrency: count(row.try_get("concurrency")?)?,
                 code_version: code_version.map(name).transpose()?,
                 state: worker_state(row.try_get::<&str, _>("state")?)?,
                 alive: after(heartbeat_at, lease) > now,

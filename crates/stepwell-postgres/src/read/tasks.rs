@@ -12,7 +12,7 @@ use crate::connection::Shared;
 use crate::read::filter::{Asked, Value};
 use crate::read::page::{paged, rows_for};
 use crate::values::columns::Moment;
-use crate::values::rows::{attempt, broken, finish, id, name, scope};
+use crate::values::rows::{broken, finish, id, name, scope};
 
 /// The columns that are read of each task; the tables follow.
 const INFO: &str = "SELECT t.task_id, coalesce(l.run_id, o.run_id) AS run_id, t.task_type, t.queue,
@@ -37,7 +37,15 @@ fn info(row: &PgRow) -> sqlx::Result<TaskInfo> {
     let text = |column: &str| row.try_get::<Option<&str>, _>(column);
     let named = |column: &str| text(column)?.map(name).transpose();
     let state: &str = row.try_get("state")?;
-    let (headers, retry) = TaskInfo::options(row.try_get("headers")?, row.try_get("retry")?);
+    let (mut headers, retry) = TaskInfo::options(row.try_get("headers")?, row.try_get("retry")?);
+    let mut count = |what, column: &str| -> sqlx::Result<u32> {
+        Ok(TaskInfo::number(&mut headers, what, row.try_get(column)?, [0, u32::MAX]))
+    };
+    let attempt = count("`attempt`", "attempt")?;
+    let max_attempts = count("`max_attempts`", "max_attempts")?;
+    let max_duration = row.try_get::<Option<i64>, _>("max_duration")?.map(|micros| {
+        Duration::from_micros(TaskInfo::number(&mut headers, "`max_duration`", micros, [0, 0]))
+    });
     Ok(TaskInfo {
         task_id: id(row)?,
         run_id: row.try_get::<Uuid, _>("run_id")?.into(),
@@ -49,8 +57,8 @@ fn info(row: &PgRow) -> sqlx::Result<TaskInfo> {
         failure: text("failure")?.map(Failure::stored),
         headers,
         priority: row.try_get("priority")?,
-        attempt: attempt(row.try_get("attempt")?),
-        max_attempts: attempt(row.try_get("max_attempts")?),
+        attempt,
+        max_attempts,
         parent: row.try_get::<Option<Uuid>, _>("parent")?.map(TaskId::from),
         idempotency_key: named("idempotency_key")?,
         cancel_requested: row.try_get("cancel_requested")?,
@@ -61,9 +69,7 @@ fn info(row: &PgRow) -> sqlx::Result<TaskInfo> {
         concurrency_key: named("concurrency_key")?,
         code_version: named("code_version")?,
         retry,
-        max_duration: row
-            .try_get::<Option<i64>, _>("max_duration")?
-            .map(|micros| Duration::from_micros(micros.unsigned_abs())),
+        max_duration,
         cancel_at: moment("cancel_at")?,
         paused: row.try_get("paused")?,
         scope: scope(text("scope")?)?,

@@ -12,14 +12,14 @@ use crate::connection::call::Query;
 use crate::read::filter::Asked;
 use crate::read::page::{next, paged, rows_for};
 use crate::values::columns::Moment;
-use crate::values::rows::{attempt, awaited, broken, id, name, unreadable};
+use crate::values::rows::{awaited, broken, count, id, name, unreadable};
 
 /// Reads a row of `waits`.
 fn wait(row: &PgRow) -> sqlx::Result<(TaskId, Wait)> {
     let word = |column: &str| row.try_get::<&str, _>(column);
     let kind = word("kind")?;
     let kind = Kind::parse(kind).ok_or_else(|| broken(UnknownWord(kind.to_owned())))?;
-    let key = Key { kind, name: name(word("name")?)?, ordinal: attempt(row.try_get("ordinal")?) };
+    let key = Key { kind, name: name(word("name")?)?, ordinal: count(row.try_get("ordinal")?)? };
     let target = row.try_get::<Option<&str>, _>("target")?.map(name).transpose()?;
     let due_at = row.try_get::<Option<Moment>, _>("due_at")?.map(|moment| moment.0);
     Ok((id(row)?, Wait { key, target, due_at }))

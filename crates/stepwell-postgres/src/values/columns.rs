@@ -58,9 +58,18 @@ pub(crate) fn calendar(micros: i64) -> Timestamp {
     if micros >= Timestamp::MAX.as_microsecond() { Timestamp::MAX } else { from_micros(micros) }
 }
 
-/// Returns a number of the engine as a `bigint`.
+/// Returns a number of the engine as a `bigint`; of a number out of range, the nearest in range.
+/// The function is for numbers that have been checked, and for those after which nothing comes.
 pub(crate) fn bigint(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Returns the number of a journal entry as a column holds it.
+pub(crate) fn seq(seq: u64) -> Result<i64, BoxDynError> {
+    i64::try_from(seq).map_err(|_| {
+        let most = i64::MAX;
+        format!("{seq} is too large for the number of a journal entry: at most {most}").into()
+    })
 }
 
 /// Returns a duration in microseconds, as the database adds it to times. A longer duration than the

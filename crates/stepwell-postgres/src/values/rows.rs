@@ -5,10 +5,10 @@ use serde::de::DeserializeOwned;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use sqlx::types::Uuid;
-use stepwell_core::store::{Finish, Wait, WorkerState};
+use stepwell_core::store::{Finish, TaskState, Wait, WorkerState};
 use stepwell_core::{
-    Entry, Failure, Key, Kind, Name, Outcome, Payload, Scope, TaskId, UnknownWord, Unreadable,
-    deleted,
+    Entry, Failure, Key, Kind, Name, OutOfRange, Outcome, Payload, Scope, TaskId, UnknownWord,
+    Unreadable, deleted,
 };
 
 use crate::values::columns::Moment;
@@ -52,8 +52,15 @@ pub(crate) fn worker_state(word: impl AsRef<str>) -> sqlx::Result<WorkerState> {
     WorkerState::parse(word).ok_or_else(|| broken(format!("{word:?} is no state of a worker")))
 }
 
+/// Returns a number of things; of a number out of range, the nearest in range. The function is for
+/// limits, and for what a batch has changed, whose answer must not fail because of a row.
 pub(crate) fn attempt(number: i64) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
+    u32::try_from(number.max(0)).unwrap_or(u32::MAX)
+}
+
+/// Returns a number of things. A number out of range cannot be read.
+pub(crate) fn count(number: i64) -> sqlx::Result<u32> {
+    u32::try_from(number).map_err(|_| broken(OutOfRange { number }))
 }
 
 /// Returns a part of a claimed task, or a default when the part cannot be read. A task with an
@@ -114,12 +121,13 @@ fn entry(
     at: Moment,
 ) -> sqlx::Result<Entry> {
     let outcome = Outcome::from_columns(word, Payload::from_json(payload)).map_err(broken)?;
-    Ok(Entry { seq: u64::try_from(seq).unwrap_or(0), key: key?, outcome, at: at.0 })
+    let number = u64::try_from(seq).map_err(|_| broken(OutOfRange { number: seq }))?;
+    Ok(Entry { seq: number, key: key?, outcome, at: at.0 })
 }
 
 pub(crate) fn key(kind: &str, text: &str, ordinal: i64) -> sqlx::Result<Key> {
     let kind = Kind::parse(kind).ok_or_else(|| broken(UnknownWord(kind.to_owned())))?;
-    Ok(Key { kind, name: name(text)?, ordinal: attempt(ordinal) })
+    Ok(Key { kind, name: name(text)?, ordinal: count(ordinal)? })
 }
 
 /// Checks a wait. The target of a wait for a child must be the child's id, because nothing would
@@ -138,14 +146,10 @@ pub(crate) fn finish(
     output: Option<&str>,
     failure: Option<&str>,
 ) -> sqlx::Result<Finish> {
-    Ok(match state {
-        Some("completed") => {
-            Finish::Completed(output.map_or_else(Payload::null, Payload::from_json))
-        }
-        Some("cancelled") => Finish::Cancelled,
-        Some(_) => Finish::Failed(Failure::stored(failure.unwrap_or_default())),
-        None => Finish::Failed(deleted()),
-    })
+    let Some(word) = state else { return Ok(Finish::Failed(deleted())) };
+    let state = TaskState::parse(word).ok_or_else(|| broken(UnknownWord(word.to_owned())))?;
+    let finish = Finish::of(state, output.map(Payload::from_json), failure.map(Failure::stored));
+    finish.ok_or_else(|| broken(format!("a task that has ended is {word}")))
 }
 
 /// Returns the task of a row with a column `task_id`.

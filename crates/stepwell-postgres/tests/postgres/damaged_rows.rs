@@ -10,8 +10,9 @@ use stepwell::{
     WorkerOptions,
 };
 use stepwell_core::store::{
-    Batch, CancellationPolicy, Claim, ClaimedTask, Command, CommandOutcome, HistoryFilter,
-    NewMessage, NewTask, NewWorker, Spawned, TaskState, WorkerSignal, WorkerState,
+    Batch, CancellationPolicy, Claim, ClaimedTask, Command, CommandOutcome, Finish, HistoryFilter,
+    NewMessage, NewTask, NewWorker, Next, Spawned, TaskState, Transition, WorkerSignal,
+    WorkerState,
 };
 use stepwell_core::{Name, Payload, RunId, Store as _, TaskId, WorkerId};
 use stepwell_postgres::{PostgresStore, sqlx};
@@ -87,7 +88,7 @@ async fn spawn(store: &PostgresStore, tasks: impl IntoIterator<Item = NewTask>) 
 }
 
 /// What is done to task 2 of three, or to a worker that others watch, and what is said of the task.
-const CLAIMED: [(&str, Option<&str>); 18] = [
+const CLAIMED: [(&str, Option<&str>); 20] = [
     ("UPDATE tasks SET task_type = '' WHERE task_id = $2", Some("`task_type`")),
     ("UPDATE tasks SET queue = '' WHERE task_id = $2", Some("`queue`")),
     ("UPDATE tasks SET queue = repeat('x', 600) WHERE task_id = $2", Some("`queue`")),
@@ -95,10 +96,15 @@ const CLAIMED: [(&str, Option<&str>); 18] = [
     ("DELETE FROM tasks WHERE task_id = $2", Some("the task's row in `tasks`")),
     ("UPDATE tasks SET max_duration = 9223372036854775807 WHERE task_id = $2", None),
     ("UPDATE tasks SET max_duration = -9223372036854775808 WHERE task_id = $2", None),
-    ("UPDATE tasks SET max_attempts = 9223372036854775807 WHERE task_id = $2", None),
+    (
+        "UPDATE tasks SET max_attempts = 9223372036854775807 WHERE task_id = $2",
+        Some("`max_attempts`"),
+    ),
     ("UPDATE live_tasks SET attempt = 9223372036854775807 WHERE task_id = $2", None),
     ("UPDATE live_tasks SET attempt = -9223372036854775808 WHERE task_id = $2", None),
-    ("UPDATE live_tasks SET lost = 9223372036854775807 WHERE task_id = $2", None),
+    ("UPDATE live_tasks SET lost = 9223372036854775807 WHERE task_id = $2", Some("`lost`")),
+    ("UPDATE tasks SET max_attempts = -1 WHERE task_id = $2", Some("`max_attempts`")),
+    ("UPDATE live_tasks SET crashes = -1 WHERE task_id = $2", Some("`crashes`")),
     (
         "UPDATE live_tasks SET started_at = now() WHERE task_id = $2; \
          INSERT INTO waits VALUES ($2, 'child', 'c', 1, 'nonsense')",
@@ -186,6 +192,59 @@ async fn a_batch_that_meets_a_damaged_row_is_applied_once_and_answered() {
         let left: Vec<_> = left.into_iter().map(id).collect();
         assert_eq!(ids(&claimed.claims[0].tasks), left, "{damage}");
     }
+}
+
+#[tokio::test]
+async fn a_number_out_of_range_is_told_of_and_is_no_other_number() {
+    let database = Database::new();
+    let store = database.open().await;
+    spawn(&store, [new_task(1, "queue")]).await;
+    for (damage, column) in [
+        ("UPDATE live_tasks SET attempt = -1", "`attempt`"),
+        ("UPDATE tasks SET max_attempts = 4294967296", "`max_attempts`"),
+        ("UPDATE tasks SET max_duration = -1", "`max_duration`"),
+    ] {
+        database.sql(damage).await;
+        let info = store.task(id(1)).await.unwrap().unwrap();
+        let said = info.headers["$unreadable"].as_str().unwrap();
+        assert!(said.contains(column), "{damage}: {said}");
+    }
+    for entry in ["-1, 'step', 'step', 1", "1, 'step', 'step', -1"] {
+        let sql = format!(
+            "DELETE FROM journal; INSERT INTO journal (task_id, seq, kind, name, ordinal, outcome,
+                payload, at) VALUES ('{}', {entry}, 'done', '1', now())",
+            id(1)
+        );
+        database.sql(&sql).await;
+        let error = store.journal(id(1)).await.unwrap_err().to_string();
+        assert!(error.contains("-1 is out of range"), "{entry}: {error}");
+    }
+    let next = Next::Continue { collect: false };
+    let superseded = vec![u64::MAX];
+    let too_large = Transition { superseded, ..Transition::new(id(1), Uuid::nil().into(), next) };
+    let batch = Batch { transitions: vec![too_large], ..Batch::default() };
+    let error = store.commit(batch.into()).await.unwrap_err();
+    assert!(error.is_of_an_item() && error.to_string().contains("is too large"), "{error}");
+}
+
+#[tokio::test]
+async fn an_end_that_cannot_be_read_is_no_cancellation() {
+    let database = Database::new();
+    let store = database.open().await;
+    spawn(&store, [new_task(1, "queue"), new_task(2, "queue")]).await;
+    let sql = format!(
+        "CREATE FUNCTION hibernate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.task_id = '{}' THEN NEW.state := 'hibernating'; END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER hibernates BEFORE INSERT ON outcomes
+            FOR EACH ROW EXECUTE FUNCTION hibernate()",
+        id(1)
+    );
+    database.sql(&sql).await;
+    let commands = vec![Command::Cancel(id(1)), Command::Cancel(id(2))];
+    let news = store.commit(Batch { commands, ..Batch::default() }.into()).await.unwrap().news;
+    assert_eq!(news.finished, [(id(2), Finish::Cancelled)]);
 }
 
 #[tokio::test]
