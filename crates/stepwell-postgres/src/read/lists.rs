@@ -1,6 +1,5 @@
 //! The short lists: queues, workers, schedules, and the task types that wait.
 
-use std::time::Duration;
 
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
@@ -12,7 +11,7 @@ use stepwell_core::{
 
 use crate::connection::Shared;
 use crate::read::page::{paged, rows_for};
-use crate::values::columns::Moment;
+use crate::values::columns::{Moment, duration};
 use crate::values::rows::{attempt, count, name, worker_state};
 
 fn queue_info(row: &PgRow) -> sqlx::Result<QueueInfo> {
@@ -20,7 +19,7 @@ fn queue_info(row: &PgRow) -> sqlx::Result<QueueInfo> {
         |column: &str| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(column)?.map(attempt));
     let count = |column: &str| Ok::<_, sqlx::Error>(row.try_get::<i64, _>(column)?.unsigned_abs());
     let per: Option<i64> = row.try_get("rate_per")?;
-    let per = per.map(|per| Duration::from_micros(per.unsigned_abs()));
+    let per = per.map(duration);
     Ok(QueueInfo {
         queue: name(row.try_get::<&str, _>("name")?)?,
         paused: row.try_get("paused")?,
@@ -74,7 +73,7 @@ impl Shared {
         let now = self.clock.now();
         let info = |row: &PgRow| {
             let heartbeat_at = row.try_get::<Moment, _>("heartbeat_at")?.0;
-            let lease = Duration::from_micros(row.try_get::<i64, _>("lease")?.unsigned_abs());
+            let lease = duration(row.try_get("lease")?);
             let queues: Vec<String> = row.try_get("queues")?;
             let code_version: Option<&str> = row.try_get("code_version")?;
             Ok(WorkerInfo {

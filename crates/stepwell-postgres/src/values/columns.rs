@@ -64,6 +64,11 @@ pub(crate) fn bigint(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
+/// Returns a duration of a number of microseconds; of a negative number, no time.
+pub(crate) fn duration(micros: i64) -> Duration {
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}
+
 /// Returns the number of a journal entry as a column holds it.
 pub(crate) fn seq(seq: u64) -> Result<i64, BoxDynError> {
     i64::try_from(seq).map_err(|_| {

@@ -219,6 +219,9 @@ async fn a_number_out_of_range_is_told_of_and_is_no_other_number() {
         let error = store.journal(id(1)).await.unwrap_err().to_string();
         assert!(error.contains("-1 is out of range"), "{entry}: {error}");
     }
+    register(&store, 1).await;
+    database.sql("UPDATE workers SET lease = -7").await;
+    assert_eq!(store.workers().await.unwrap()[0].lease, Duration::ZERO);
     let next = Next::Continue { collect: false };
     let superseded = vec![u64::MAX];
     let too_large = Transition { superseded, ..Transition::new(id(1), Uuid::nil().into(), next) };
