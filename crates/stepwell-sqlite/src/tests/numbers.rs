@@ -115,7 +115,7 @@ fn a_worker_with_a_damaged_count_of_heartbeats_can_be_declared_dead() {
     commit(&store, register(2));
     sql(&store, "UPDATE stepwell_workers SET heartbeats = -5, lease = -5");
     let seen = signal(&store, WorkerSignal::Heartbeat { worker_id: worker_id(2) });
-    let other = seen.others[0].clone();
+    let other = seen.others[0];
     assert_eq!((other.heartbeats, other.lease), (0, Duration::ZERO));
     let dead = |heartbeats| WorkerSignal::DeclareDead { worker_id: worker_id(1), heartbeats };
     assert_eq!(signal(&store, dead(u64::MAX)).state, WorkerState::Active);
