@@ -26,8 +26,9 @@ fn free() -> Result<u16> {
     bail!("no free port from {FIRST} on")
 }
 
-/// Starts something on a free port. Somebody else can take the port before the server does: then it
-/// tries another one.
+/// Starts something on a free port.
+///
+/// When another program takes the port before the server does, the function tries another one.
 pub(crate) fn start_on_a_free_port<T>(mut start: impl FnMut(u16) -> Result<T>) -> Result<T> {
     for _ in 1..TRIES {
         match start(free()?) {

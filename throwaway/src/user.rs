@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::process::run;
 
-/// The user that servers run as: whoever runs this process, or somebody else when that is root.
+/// The user that servers run as: the user of this process, or another one when that is root.
 #[derive(Clone, Debug)]
 pub(crate) enum User {
     Myself,

@@ -82,7 +82,7 @@ pub use store::record::TaskRecord;
 pub use store::rules::circle::{blocked, waits_for_ever};
 pub use store::rules::crash::{SUSPECT_CRASHES, crash_limit, crashed, crashes_after_another};
 pub use store::rules::ending::deleted;
-pub use store::rules::ending::{begun_anew, cancelled, compensating, end_of};
+pub use store::rules::ending::{cancelled, compensating, end_of, retry_entry};
 pub use store::schedule::{CatchUp, Overlap, Schedule, ScheduleInfo};
 pub use store::scope::Scope;
 pub use store::spawn_options::SpawnOptions;

@@ -30,7 +30,7 @@ use crate::store::queue::QueueInfo;
 use crate::store::record::TaskRecord;
 use crate::store::rules::circle::blocked;
 use crate::store::rules::crash::SUSPECT_CRASHES;
-use crate::store::rules::ending::{attempt_to_undo, begun_anew, compensating};
+use crate::store::rules::ending::{attempt_to_undo, compensating, retry_entry};
 use crate::store::rules::{
     Arrival, Cancellation, Claims, Counts, Course, Effect, Ending, Found, GivenBack, Leaving, Live,
     Position, Queueing, Registration, Start, Started, Suspension, Turn, Undo, Verdict, WakeAt,
@@ -490,22 +490,7 @@ impl State {
         for task in transition.spawns {
             self.spawn(now, task, news);
         }
-        let keyed = transition.keyed.map(|keyed| {
-            let KeyedSpawn { task, entry } = *keyed;
-            let spawned = self.spawn(now, task, news);
-            match &spawned {
-                Spawned::Created { .. } => {
-                    if let Some(task) = self.tasks.get_mut(&task_id) {
-                        task.journal.push(entry);
-                    }
-                }
-                Spawned::Existing { task_id: other, .. }
-                | Spawned::Waiting { task_id: other, .. } => {
-                    self.needs.insert((*other, task_id));
-                }
-            }
-            spawned
-        });
+        let keyed = transition.keyed.map(|keyed| self.spawn_keyed(now, task_id, *keyed, news));
         for event in transition.events {
             self.emit(now, event, news);
         }
@@ -533,6 +518,29 @@ impl State {
             }
         }
         Ok(written)
+    }
+
+    /// Spawns the child with a key. The entry is only for a child that did not exist.
+    fn spawn_keyed(
+        &mut self,
+        now: Timestamp,
+        parent: TaskId,
+        keyed: KeyedSpawn,
+        news: &mut News,
+    ) -> Spawned {
+        let KeyedSpawn { task, entry } = keyed;
+        let spawned = self.spawn(now, task, news);
+        match &spawned {
+            Spawned::Created { .. } => {
+                if let Some(task) = self.tasks.get_mut(&parent) {
+                    task.journal.push(entry);
+                }
+            }
+            Spawned::Existing { task_id: other, .. } | Spawned::Waiting { task_id: other, .. } => {
+                self.needs.insert((*other, parent));
+            }
+        }
+        spawned
     }
 
     /// Looks for what has arrived for transitions, in the order of their tasks' ids.
@@ -821,7 +829,7 @@ impl State {
                 (task.course, task.cancellation, task.claims) = (course, cancellation, claims);
                 if task.journal.iter().any(|entry| entry.key.kind == Kind::Compensating) {
                     let seq = task.journal.last().map_or(1, |entry| entry.seq + 1);
-                    task.journal.push(begun_anew(seq, now));
+                    task.journal.push(retry_entry(seq, now));
                 }
                 task.finished_at = None;
                 self.line_up(task_id);
@@ -1073,56 +1081,8 @@ impl State {
             self.messages += 1;
             mail.add(ArrivedMessage { id: self.messages, topic, payload });
         }
-        let counts = Counts { attempt: info.attempt, ..Counts::default() };
-        let task = Task {
-            state: if info.state.is_finished() { info.state } else { TaskState::Pending },
-            run_id: info.run_id,
-            counts: match info.state {
-                TaskState::Running => counts.left(Leaving::Released),
-                _ => counts,
-            },
-            worker_id: None,
-            journal,
-            waits: Waits::default(),
-            mail,
-            output: info.output,
-            failure: info.failure,
-            cancellation: Cancellation::NotRequested,
-            course: Course::of(info.state == TaskState::Compensating),
-            claims: Claims::Open,
-            progress_at_crash: 0,
-            poked: false,
-            place: 0,
-            spawned_at: info.spawned_at,
-            ready_at: now,
-            started_at: info.started_at,
-            finished_at: info.finished_at,
-            due_at: None,
-            cancel_at: None,
-            new: NewTask {
-                task_id,
-                run_id: info.run_id,
-                task_type: info.task_type,
-                queue: info.queue,
-                params: info.params,
-                headers: info.headers,
-                scope: info.scope,
-                priority: info.priority,
-                max_attempts: info.max_attempts,
-                retry: info.retry,
-                start_at: None,
-                idempotency_key: info.idempotency_key,
-                concurrency_key: info.concurrency_key,
-                coalesce: None,
-                code_version: info.code_version,
-                cancellation: CancellationPolicy {
-                    max_delay: None,
-                    max_duration: info.max_duration,
-                },
-                parent: info.parent,
-                claim_by: None,
-            },
-        };
+        let (state, due_at, cancel_at) = (info.state, info.due_at, info.cancel_at);
+        let task = imported(now, info, journal, mail);
         let ended = task.state.is_finished();
         self.needs.extend(needs.into_iter().map(|needed| (needed, task_id)));
         self.tasks.insert(task_id, task);
@@ -1133,9 +1093,9 @@ impl State {
             self.add_wait(task_id, wait);
         }
         self.line_up(task_id);
-        self.set_deadline(task_id, info.cancel_at);
+        self.set_deadline(task_id, cancel_at);
         let mut news = News::default();
-        match info.due_at.filter(|due_at| info.state == TaskState::Pending && *due_at > now) {
+        match due_at.filter(|due_at| state == TaskState::Pending && *due_at > now) {
             Some(due_at) => self.set_due(task_id, Some(due_at), &mut news),
             None => self.make_ready(now, task_id, &mut news),
         }
@@ -1242,5 +1202,56 @@ impl State {
         while let Some((_, task_id)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
             self.make_ready(now, task_id, news);
         }
+    }
+}
+
+/// Returns a task as an import makes it, without its waits.
+fn imported(now: Timestamp, info: TaskInfo, journal: Vec<Entry>, mail: Mail) -> Task {
+    let counts = Counts { attempt: info.attempt, ..Counts::default() };
+    Task {
+        state: if info.state.is_finished() { info.state } else { TaskState::Pending },
+        run_id: info.run_id,
+        counts: match info.state {
+            TaskState::Running => counts.left(Leaving::Released),
+            _ => counts,
+        },
+        worker_id: None,
+        journal,
+        waits: Waits::default(),
+        mail,
+        output: info.output,
+        failure: info.failure,
+        cancellation: Cancellation::NotRequested,
+        course: Course::of(info.state == TaskState::Compensating),
+        claims: Claims::Open,
+        progress_at_crash: 0,
+        poked: false,
+        place: 0,
+        spawned_at: info.spawned_at,
+        ready_at: now,
+        started_at: info.started_at,
+        finished_at: info.finished_at,
+        due_at: None,
+        cancel_at: None,
+        new: NewTask {
+            task_id: info.task_id,
+            run_id: info.run_id,
+            task_type: info.task_type,
+            queue: info.queue,
+            params: info.params,
+            headers: info.headers,
+            scope: info.scope,
+            priority: info.priority,
+            max_attempts: info.max_attempts,
+            retry: info.retry,
+            start_at: None,
+            idempotency_key: info.idempotency_key,
+            concurrency_key: info.concurrency_key,
+            coalesce: None,
+            code_version: info.code_version,
+            cancellation: CancellationPolicy { max_delay: None, max_duration: info.max_duration },
+            parent: info.parent,
+            claim_by: None,
+        },
     }
 }

@@ -43,7 +43,7 @@
 //! When its workers have died too often ([`crash_limit`](crate::crash_limit)), it ends [as it would
 //! have](crate::end_of), with the [crash](crate::crashed) among the errors of its compensations. A
 //! retry makes an ordinary task of it again: when its journal holds a `Compensating` entry, the
-//! retry adds [an entry that says so](crate::begun_anew).
+//! retry adds [an entry that says so](crate::retry_entry).
 //!
 //! # Order within a batch
 //!

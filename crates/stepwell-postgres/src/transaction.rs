@@ -32,7 +32,8 @@ pub trait TransactionExt {
     ///
     /// async fn pay(ctx: TaskContext, account: i64, amount: i64) -> TaskResult<i64> {
     ///     ctx.transaction("pay", move |tx| Box::pin(async move {
-    ///         let sql = "UPDATE accounts SET balance = balance - $2 WHERE id = $1 RETURNING balance";
+    ///         let sql = "UPDATE accounts SET balance = balance - $2 WHERE id = $1
+    ///             RETURNING balance";
     ///         Ok(sqlx::query_scalar(sql).bind(account).bind(amount).fetch_one(tx).await?)
     ///     }))
     ///     .await
@@ -107,11 +108,10 @@ fn store(client: &Client) -> Result<&PostgresStore, Error> {
 ///     Ok(())
 /// }
 /// ```
-impl<'c> UserTransaction<PostgresStore> for &'c mut PgConnection {
-    type Spawned = BoxFuture<'c, Result<SpawnResult, Error>>;
-    type Emitted = BoxFuture<'c, Result<(), Error>>;
+impl<'c> UserTransaction<PostgresStore, Spawn> for &'c mut PgConnection {
+    type Answer = BoxFuture<'c, Result<SpawnResult, Error>>;
 
-    fn spawn(self, spawn: Spawn) -> Self::Spawned {
+    fn carry_out(self, spawn: Spawn) -> Self::Answer {
         Box::pin(async move {
             let client = spawn.client().clone();
             let shared = &store(&client)?.0;
@@ -126,13 +126,21 @@ impl<'c> UserTransaction<PostgresStore> for &'c mut PgConnection {
             }
         })
     }
+}
 
-    fn emit(self, emit: Emit) -> Self::Emitted {
+impl<'c> UserTransaction<PostgresStore, Emit> for &'c mut PgConnection {
+    type Answer = BoxFuture<'c, Result<(), Error>>;
+
+    fn carry_out(self, emit: Emit) -> Self::Answer {
         Box::pin(async move {
             let client = emit.client().clone();
             let shared = &store(&client)?.0;
             let event = emit.into_event()?;
-            let sql = format!("SELECT {}.emit_within($1, $2, $3, $4)", shared.options.schema);
+            let sql = format!(
+                "SELECT {}.emit_within(
+                    p_channel => $1, p_event => $2, p_queue => $3, p_payload => $4)",
+                shared.options.schema
+            );
             let query = sqlx::query(AssertSqlSafe(sql)).persistent(shared.options.prepares);
             let queue = event.queue.as_ref().map_or("", |queue| queue.as_str());
             let query = query.bind(&shared.options.schema).bind(event.name.as_str());
@@ -143,15 +151,14 @@ impl<'c> UserTransaction<PostgresStore> for &'c mut PgConnection {
     }
 }
 
-impl<'c> UserTransaction<PostgresStore> for &'c mut Transaction<'_, Postgres> {
-    type Spawned = BoxFuture<'c, Result<SpawnResult, Error>>;
-    type Emitted = BoxFuture<'c, Result<(), Error>>;
+impl<'c, Request> UserTransaction<PostgresStore, Request> for &'c mut Transaction<'_, Postgres>
+where
+    &'c mut PgConnection: UserTransaction<PostgresStore, Request>,
+{
+    type Answer = <&'c mut PgConnection as UserTransaction<PostgresStore, Request>>::Answer;
 
-    fn spawn(self, spawn: Spawn) -> Self::Spawned {
-        spawn.in_tx::<PostgresStore, &'c mut PgConnection>(self)
-    }
-
-    fn emit(self, emit: Emit) -> Self::Emitted {
-        emit.in_tx::<PostgresStore, &'c mut PgConnection>(self)
+    fn carry_out(self, request: Request) -> Self::Answer {
+        let conn: &'c mut PgConnection = self;
+        conn.carry_out(request)
     }
 }

@@ -91,34 +91,36 @@ impl TransactionExt for TaskContext {
 ///     Ok(())
 /// }
 /// ```
-impl UserTransaction<SqliteStore> for &Connection {
-    type Spawned = Result<SpawnResult, Error>;
-    type Emitted = Result<bool, Error>;
+impl UserTransaction<SqliteStore, Spawn> for &Connection {
+    type Answer = Result<SpawnResult, Error>;
 
-    fn spawn(self, spawn: Spawn) -> Self::Spawned {
+    fn carry_out(self, spawn: Spawn) -> Self::Answer {
         let client = &spawn.client().clone();
         let described = || within(client, self, |applying| task_types(applying.conn));
         let task = spawn.into_task_now(described)?;
         SpawnRequest::of(&task).answer(within(client, self, |applying| applying.spawn(&task))?)
     }
+}
 
-    fn emit(self, emit: Emit) -> Self::Emitted {
+impl UserTransaction<SqliteStore, Emit> for &Connection {
+    type Answer = Result<bool, Error>;
+
+    fn carry_out(self, emit: Emit) -> Self::Answer {
         let client = &emit.client().clone();
         let event = emit.into_event()?;
         within(client, self, |applying| applying.emit(&event))
     }
 }
 
-impl UserTransaction<SqliteStore> for &Transaction<'_> {
-    type Spawned = Result<SpawnResult, Error>;
-    type Emitted = Result<bool, Error>;
+impl<'t, Request> UserTransaction<SqliteStore, Request> for &'t Transaction<'_>
+where
+    &'t Connection: UserTransaction<SqliteStore, Request>,
+{
+    type Answer = <&'t Connection as UserTransaction<SqliteStore, Request>>::Answer;
 
-    fn spawn(self, spawn: Spawn) -> Self::Spawned {
-        spawn.in_tx::<SqliteStore, &Connection>(self)
-    }
-
-    fn emit(self, emit: Emit) -> Self::Emitted {
-        emit.in_tx::<SqliteStore, &Connection>(self)
+    fn carry_out(self, request: Request) -> Self::Answer {
+        let conn: &'t Connection = self;
+        conn.carry_out(request)
     }
 }
 

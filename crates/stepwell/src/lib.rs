@@ -106,9 +106,9 @@ pub mod store {
         ANSWER_BYTES, ANSWER_ITEMS, Encoded, Guarded, Listed, NewEvent, NewMessage, NewTask,
         OtherWorker, Panic, QueueAction, QueueChange, Room, SUSPECT_CRASHES, ScheduleVersion,
         SpawnRequest, TRACE_HEADERS, TaskRecord, UnknownWord, Unreadable, UserTransaction, WATCHED,
-        WorkerStatus, after, begun_anew, blocked, cancelled, compensating, crash_limit, crashed,
+        WorkerStatus, after, blocked, cancelled, compensating, crash_limit, crashed,
         crashes_after_another, deleted, discard, end_of, from_micros, guard, have_labels, labels,
-        until, waits_for_ever,
+        retry_entry, until, waits_for_ever,
     };
 }
 /// Turns an `async fn` whose last parameter is a [`TaskContext`] into a task type.

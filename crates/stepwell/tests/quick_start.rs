@@ -126,7 +126,9 @@ mod the_rest {
         ).await?;
 
         // From another task or service: emit the event
-        client.emit_event(&format!("packed:{}", order_id), &ShipmentEvent { tracking: shipment.tracking }).await.map_err(anyhow::Error::from)?;
+        let shipped = ShipmentEvent { tracking: shipment.tracking };
+        let emitted = client.emit_event(&format!("packed:{}", order_id), &shipped).await;
+        emitted.map_err(anyhow::Error::from)?;
         ctx.heartbeat(Duration::from_secs(60)).await
     }
 

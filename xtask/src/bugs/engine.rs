@@ -48,8 +48,18 @@ pub(super) const BUGS: &[Bug] = &[
                  a replay.",
         guarantee: "7",
         file: EXECUTOR,
-        find: "                let waker = self.take_note_of(delivery, &mut state);\n                unlock(state);\n",
-        put: "                let waker = self.take_note_of(delivery, &mut state);\n                let second = state.deliver_next();\n                let second = second.ok().flatten().and_then(|second| self.take_note_of(second, &mut state));\n                unlock(state);\n                if let Some(second) = second {\n                    second.wake();\n                }\n",
+        find: "                let waker = self.take_note_of(delivery, &mut state);
+                unlock(state);
+",
+        put: "                let waker = self.take_note_of(delivery, &mut state);
+                let second = state.deliver_next();
+                let second = second.ok().flatten().and_then(|second| self.take_note_of(second,
+            &mut state));
+                unlock(state);
+                if let Some(second) = second {
+                    second.wake();
+                }
+",
         tests: &[fails(
             "stepwell",
             "deliveries",
@@ -122,7 +132,8 @@ pub(super) const BUGS: &[Bug] = &[
         guarantee: "5",
         file: WAITS,
         find: "for key in self.waits.awaited.remove(&(Kind::Event, name)).unwrap_or_default() {",
-        put: "for key in self.waits.awaited.remove(&(Kind::Event, name)).unwrap_or_default().into_iter().take(1) {",
+        put: "for key in self.waits.awaited.remove(&(Kind::Event,
+            name)).unwrap_or_default().into_iter().take(1) {",
         tests: &[hangs(
             "stepwell",
             "context",
@@ -134,7 +145,8 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "Code whose run was given to another worker goes on, and is never told.",
         guarantee: "3",
         file: SENDING,
-        find: "            Some(Ok(Err(Refused))) => {\n                self.run.stop(ControlFlow::LeaseLost);",
+        find: "            Some(Ok(Err(Refused))) => {
+                self.run.stop(ControlFlow::LeaseLost);",
         put: "            Some(Ok(Err(Refused))) => {",
         tests: &[fails(
             "stepwell",
@@ -437,7 +449,13 @@ pub(super) const BUGS: &[Bug] = &[
         guarantee: "costs",
         file: GATES,
         find: "        let (mut wakers, mut has_opened) = (Vec::new(), false);\n",
-        put: "        let gates = self.operations.iter().filter(|(_, operation)| matches!(operation.stage(), Stage::Gate { .. }));\n        if gates.map(|(key, _)| key).min().is_none() {\n            return Opened::Closures(Vec::new());\n        }\n        let (mut wakers, mut has_opened) = (Vec::new(), false);\n",
+        put: "        let gates = self.operations.iter().filter(|(_, operation)|
+            matches!(operation.stage(), Stage::Gate { .. }));
+        if gates.map(|(key, _)| key).min().is_none() {
+            return Opened::Closures(Vec::new());
+        }
+        let (mut wakers, mut has_opened) = (Vec::new(), false);
+",
         tests: &[fails("stepwell", "costs", "of_spawns_side_by_side")],
     },
     Bug {

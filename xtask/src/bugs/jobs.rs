@@ -15,7 +15,9 @@ pub(super) const BUGS: &[Bug] = &[
                  fails nor is tried again.",
         guarantee: "4",
         file: "crates/stepwell-core/src/engine/worker/slots/losses.rs",
-        find: "            insist(&self.engine.runtime, move || {\n                commit.transition_beside(Transition::new(task_id, run_id, next.clone()))\n            });",
+        find: "            insist(&self.engine.runtime, move || {
+                commit.transition_beside(Transition::new(task_id, run_id, next.clone()))
+            });",
         put: "            drop(commit.transition_beside(Transition::new(task_id, run_id, next)));",
         tests: &[fails(
             "stepwell",
@@ -136,8 +138,10 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A shutdown hangs while the store is away.",
         guarantee: "4",
         file: "crates/stepwell-core/src/engine/worker/slots/shutdown.rs",
-        find: "let waited = select(Box::pin(slots.stopped.cancelled()), engine.runtime.sleep(LAST_WORDS)).await;",
-        put: "let waited = select(Box::pin(slots.stopped.cancelled()), engine.runtime.sleep(Duration::MAX)).await;",
+        find: "let waited = select(Box::pin(slots.stopped.cancelled()),
+            engine.runtime.sleep(LAST_WORDS)).await;",
+        put: "let waited = select(Box::pin(slots.stopped.cancelled()),
+            engine.runtime.sleep(Duration::MAX)).await;",
         tests: &[fails("stepwell", "ownership", "a_shutdown_ends_whatever_the_store_does")],
     },
     Bug {
@@ -146,7 +150,8 @@ pub(super) const BUGS: &[Bug] = &[
                  its tasks with it.",
         guarantee: "4",
         file: "crates/stepwell-core/src/engine/worker/slots/shutdown.rs",
-        find: "let signed_off = until_answered(engine.runtime.clone(), move || commit.signal(gone.clone()));",
+        find: "let signed_off = until_answered(engine.runtime.clone(), move ||
+            commit.signal(gone.clone()));",
         put: "let signed_off = commit.signal(gone);",
         tests: &[fails("stepwell", "ownership", "a_shutdown_ends_whatever_the_store_does")],
     },
@@ -216,7 +221,8 @@ pub(super) const BUGS: &[Bug] = &[
                  fails.",
         guarantee: "one item that the store refuses holds up nobody",
         file: SENDING,
-        find: "if !error.is_transient() && !matches!(sent.work, Some((_, Working::Transaction(_)))) {",
+        find: "if !error.is_transient() && !matches!(sent.work, Some((_,
+            Working::Transaction(_)))) {",
         put: "if error.is_transient() && !error.is_transient() {",
         tests: &[
             fails(

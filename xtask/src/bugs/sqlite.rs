@@ -236,7 +236,8 @@ pub(super) const BUGS: &[Bug] = &[
                  for good.",
         guarantee: "a child is kept for a parent that has yet to join it",
         file: "crates/stepwell-sqlite/src/apply/purge.rs",
-        find: "WHERE parent.task_id = task.parent AND parent.state <> 'completed')\n                \
+        find: "WHERE parent.task_id = task.parent AND parent.state <> 'completed')
+                \
              AND NOT EXISTS (SELECT 1 FROM stepwell_waits wait",
         put: "WHERE parent.task_id = task.parent AND parent.state IN ('pending'))\n                \
              AND NOT EXISTS (SELECT 1 FROM stepwell_waits wait",

@@ -69,8 +69,29 @@ impl Table {
         if !lacking.is_empty() {
             let _ = write!(told, " {} have no row yet: {}.", lacking.len(), lacking.join(", "));
         }
+        let told = wrapped(&told);
         Ok(format!("{before}{begin}\n{told}\n\n{self}\n{end}{behind}"))
     }
+}
+
+/// Breaks a paragraph into lines of at most 100 columns.
+fn wrapped(paragraph: &str) -> String {
+    let mut text = String::new();
+    let mut columns = 0;
+    for word in paragraph.split_whitespace() {
+        let length = word.chars().count();
+        let fits = columns + 1 + length <= 100;
+        text.push_str(if columns == 0 {
+            ""
+        } else if fits {
+            " "
+        } else {
+            "\n"
+        });
+        columns = if fits && columns > 0 { columns + 1 + length } else { length };
+        text.push_str(word);
+    }
+    text
 }
 
 impl std::fmt::Display for Table {
@@ -125,14 +146,15 @@ mod tests {
             "Of the {} entries, 2 were caught by all their tests. The last run took",
             bugs.len()
         );
+        let words = page.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(
-            page.starts_with("Before.\n") && page.ends_with("Behind.\n") && page.contains(&told),
+            page.starts_with("Before.\n") && page.ends_with("Behind.\n") && words.contains(&told),
             "{page}"
         );
-        assert!(
-            page.contains(&format!("{} have no row yet: `{}`, ", bugs.len() - 2, third.name)),
-            "{page}"
-        );
+        let lacking = format!("{} have no row yet: `{}`, ", bugs.len() - 2, third.name);
+        assert!(words.contains(&lacking), "{page}");
+        let paragraph = page.lines().filter(|line| !line.starts_with('|'));
+        assert!(paragraph.into_iter().all(|line| line.chars().count() <= 100), "{page}");
 
         let mut table = Table::read(&page).unwrap();
         assert!(table.has(first) && table.has(second) && !table.has(third));

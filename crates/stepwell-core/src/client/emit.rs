@@ -44,8 +44,8 @@ impl Emit {
     /// # Errors
     /// The errors of [`Emit`]; also [`Error::Store`] when the client's store uses another driver,
     /// or the connection is to another database.
-    pub fn in_tx<S, T: UserTransaction<S>>(self, tx: T) -> T::Emitted {
-        tx.emit(self)
+    pub fn in_tx<S, T: UserTransaction<S, Self>>(self, tx: T) -> T::Answer {
+        tx.carry_out(self)
     }
 
     /// Returns the client that emits the event.

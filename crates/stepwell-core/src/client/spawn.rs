@@ -100,8 +100,8 @@ impl Spawn {
     /// # Errors
     /// The errors of the [spawn](Spawn); also [`Error::Store`] when the client's store uses another
     /// driver, or the connection is to another database.
-    pub fn in_tx<S, T: UserTransaction<S>>(self, tx: T) -> T::Spawned {
-        tx.spawn(self)
+    pub fn in_tx<S, T: UserTransaction<S, Self>>(self, tx: T) -> T::Answer {
+        tx.carry_out(self)
     }
 
     /// Returns the client of the spawn.

@@ -1,21 +1,14 @@
-//! What stores implement for the transactions of their database driver.
+//! Transactions of the application's own, in which stores take requests of the client.
 
-use crate::client::emit::Emit;
-use crate::client::spawn::Spawn;
-
-/// A transaction of the application's own, in which a client spawns tasks and emits events.
+/// A transaction of the application's own that takes a request of the client: a
+/// [`Spawn`](crate::Spawn) or an [`Emit`](crate::Emit).
 ///
 /// Each store `S` implements the trait for the transactions of its database driver. Applications
-/// call [`Spawn::in_tx`] and [`Emit::in_tx`].
-pub trait UserTransaction<S> {
-    /// The answer to a spawn: a result, or the future of one.
-    type Spawned;
-    /// The answer to an event: a result, or the future of one.
-    type Emitted;
+/// call [`Spawn::in_tx`](crate::Spawn::in_tx) and [`Emit::in_tx`](crate::Emit::in_tx).
+pub trait UserTransaction<S, Request> {
+    /// The answer to the request: a result, or the future of one.
+    type Answer;
 
-    /// Spawns a task in the transaction.
-    fn spawn(self, spawn: Spawn) -> Self::Spawned;
-
-    /// Emits an event in the transaction.
-    fn emit(self, emit: Emit) -> Self::Emitted;
+    /// Carries out the request in the transaction.
+    fn carry_out(self, request: Request) -> Self::Answer;
 }

@@ -244,39 +244,45 @@ impl<'a, I: ExactSizeIterator> Items<'a, I> {
             );
             let failures = failures.await;
             run.control().map_or(Ok(()), |control| Err(TaskError::from(control)))?;
-            failures
-                .map_err(|error| match error {
-                    WorkError::Item { index, failure } => {
-                        let retry = failure.retry;
-                        TaskError::Failed {
-                            error: anyhow::Error::new(failure).context(format!("item {index}")),
-                            retry,
-                        }
-                    }
-                    WorkError::Record(control) => control.into(),
-                    WorkError::Misfit(misfit) => TaskError::permanent(misfit),
-                })
-                .map_err(anyhow::Error::from)
+            failures.map_err(stopped).map_err(anyhow::Error::from)
         });
         let failures: BTreeMap<usize, Failure> = step.await?;
-
-        let mut report =
-            ItemsReport { results: BTreeMap::new(), failures, counts: progress.counts() };
-        for index in 0..report.counts.total {
-            match progress.outcome(index) {
-                Some(Ok(result)) => {
-                    let result = result.decode();
-                    let result = result
-                        .map_err(|source| TaskError::Payload { name: key.label(), source })?;
-                    report.results.insert(index, result);
-                }
-                Some(Err(failure)) => _ = report.failures.insert(index, failure),
-                None => {}
-            }
-        }
-        report.counts.failed = report.failures.len();
-        Ok(report)
+        report(&key, &progress, failures)
     }
+}
+
+/// Returns the error of a step whose work on items has stopped.
+fn stopped(error: WorkError<ControlFlow>) -> TaskError {
+    match error {
+        WorkError::Item { index, failure } => {
+            let retry = failure.retry;
+            let error = anyhow::Error::new(failure).context(format!("item {index}"));
+            TaskError::Failed { error, retry }
+        }
+        WorkError::Record(control) => control.into(),
+        WorkError::Misfit(misfit) => TaskError::permanent(misfit),
+    }
+}
+
+/// Returns the report of the items: their results, and their failures beside the given ones.
+fn report<R: DeserializeOwned>(
+    key: &Key,
+    progress: &ItemProgress,
+    failures: BTreeMap<usize, Failure>,
+) -> TaskResult<ItemsReport<R>> {
+    let mut report = ItemsReport { results: BTreeMap::new(), failures, counts: progress.counts() };
+    for index in 0..report.counts.total {
+        match progress.outcome(index) {
+            Some(Ok(result)) => {
+                let unreadable = |source| TaskError::Payload { name: key.label(), source };
+                report.results.insert(index, result.decode().map_err(unreadable)?);
+            }
+            Some(Err(failure)) => _ = report.failures.insert(index, failure),
+            None => {}
+        }
+    }
+    report.counts.failed = report.failures.len();
+    Ok(report)
 }
 
 fn encode<R: Serialize + DeserializeOwned>(result: &R, limit: usize) -> Result<Payload, Failure> {

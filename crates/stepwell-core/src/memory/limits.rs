@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{State, Task, concurrency_key};
-use crate::base::ids::TaskId;
+use crate::base::ids::{TaskId, WorkerId};
 use crate::base::name::Name;
 use crate::base::time::Timestamp;
 use crate::store::queue::{QueueAction, QueueChange, QueueInfo, QueueLimits};
@@ -65,7 +65,7 @@ impl State {
         now: Timestamp,
         claim: &Claim,
         queue: &Name,
-        mut room: usize,
+        room: usize,
         suspect: &mut u32,
     ) -> (Vec<Place>, Option<Timestamp>) {
         let known = |task: &Task| {
@@ -73,29 +73,16 @@ impl State {
             claim.task_types.contains(&task.new.task_type)
                 && (version.is_none() || version == claim.code_version.as_ref())
         };
-        let running = |of_worker: bool| {
-            let runs = |task: &&Task| {
-                task.new.queue == *queue
-                    && task.state == TaskState::Running
-                    && (!of_worker || task.worker_id == Some(claim.worker_id))
-            };
-            self.tasks.values().filter(runs).count()
-        };
-        let config = self.queues.get_mut(queue);
-        if room == 0 || config.as_ref().is_some_and(|config| config.paused) {
+        let config = self.queues.get(queue);
+        if room == 0 || config.is_some_and(|config| config.paused) {
             return (Vec::new(), None);
         }
-        let limits = config.as_ref().map(|config| config.limits).unwrap_or_default();
-        for (limit, of_worker) in
-            [(limits.max_running, false), (limits.max_running_per_worker, true)]
-        {
-            if let Some(limit) = limit {
-                room = room.min((limit as usize).saturating_sub(running(of_worker)));
-            }
-        }
+        let limits = config.map(|config| config.limits).unwrap_or_default();
+        let room = self.room_within(limits, claim.worker_id, queue, room);
         if room == 0 {
             return (Vec::new(), None);
         }
+        let config = self.queues.get_mut(queue);
         let ready = self.ready.entry(queue.clone()).or_default();
         let most = *suspect;
         let of = |suspect: bool, goes_on: Option<bool>, room: usize| -> Vec<Place> {
@@ -133,6 +120,29 @@ impl State {
             ready.remove(place);
         }
         (places, next)
+    }
+
+    /// Returns how many more tasks of the queue may run, at most `room`.
+    fn room_within(
+        &self,
+        limits: QueueLimits,
+        worker_id: WorkerId,
+        queue: &Name,
+        room: usize,
+    ) -> usize {
+        let running = |of_worker: bool| {
+            let runs = |task: &&Task| {
+                task.new.queue == *queue
+                    && task.state == TaskState::Running
+                    && (!of_worker || task.worker_id == Some(worker_id))
+            };
+            self.tasks.values().filter(runs).count()
+        };
+        let limits = [(limits.max_running, false), (limits.max_running_per_worker, true)];
+        limits.into_iter().fold(room, |room, (limit, of_worker)| match limit {
+            Some(limit) => room.min((limit as usize).saturating_sub(running(of_worker))),
+            None => room,
+        })
     }
 
     /// Adds a task to the end of the line of its concurrency key.

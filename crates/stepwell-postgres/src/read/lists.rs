@@ -1,6 +1,5 @@
 //! The short lists: queues, workers, schedules, and the task types that wait.
 
-
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use sqlx::types::Uuid;

@@ -6,7 +6,7 @@ use stepwell_core::store::rules::{
     attempt_to_undo, given_back, on_arrival, on_cancel, on_end,
 };
 use stepwell_core::store::{Finish, TaskState};
-use stepwell_core::{Failure, Kind, Name, RunId, TaskId, Timestamp, begun_anew, compensating};
+use stepwell_core::{Failure, Kind, Name, RunId, TaskId, Timestamp, compensating, retry_entry};
 
 use crate::apply::{Applying, purge};
 use crate::base::rows::{Sql, Statements as _, get, known, nearest, opt};
@@ -314,15 +314,15 @@ impl Applying<'_, '_> {
 
     fn run_again(&mut self, task_id: TaskId, queue: Option<Name>) -> Result<()> {
         self.conn.run(
-            "UPDATE stepwell_tasks SET attempt = 0, lost = 0, crashes = 0, cancel_requested = 0, compensating = 0,
-                finished_at = NULL
+            "UPDATE stepwell_tasks SET attempt = 0, lost = 0, crashes = 0, cancel_requested = 0,
+                compensating = 0, finished_at = NULL
             WHERE task_id = ?1",
             params![Sql(&task_id)],
         )?;
         if let Some(seq) =
             self.conn.one(COMPENSATED, params![Sql(&task_id)], |row| row.get::<_, i64>(0))?
         {
-            self.add_entries(task_id, &[begun_anew(seq.unsigned_abs() + 1, self.now)])?;
+            self.add_entries(task_id, &[retry_entry(seq.unsigned_abs() + 1, self.now)])?;
         }
         self.line_up(task_id)?;
         self.make_ready(task_id, queue)

@@ -131,7 +131,7 @@ pub fn compensating(seq: u64, attempt: u32, finish: Finish, at: Timestamp) -> (E
 
 /// Returns the entry that begins a retry after a compensation, which makes all earlier entries
 /// count no longer.
-pub fn begun_anew(seq: u64, at: Timestamp) -> Entry {
+pub fn retry_entry(seq: u64, at: Timestamp) -> Entry {
     let key = Key { kind: Kind::Attempt, name: Name::known("retry"), ordinal: 1 };
     Entry { seq, key, outcome: Outcome::Done(Payload::null()), at }
 }
