@@ -17,7 +17,8 @@ fn a_server_answers_as_dynamodb_and_is_gone_afterwards() {
     let body = "{}";
     let request = format!(
         "POST / HTTP/1.0\r\nHost: {address}\r\nX-Amz-Target: DynamoDB_20120810.ListTables\r\n\
-        Authorization: AWS4-HMAC-SHA256 Credential=a/20300101/us-east-1/dynamodb/aws4_request, SignedHeaders=host, Signature=0\r\n\
+        Authorization: AWS4-HMAC-SHA256 Credential=a/20300101/us-east-1/dynamodb/aws4_request, \
+        SignedHeaders=host, Signature=0\r\n\
         Content-Type: application/x-amz-json-1.0\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );

@@ -41,7 +41,8 @@ pub trait TransactionExt {
     ///
     /// async fn pay(ctx: TaskContext, account: u64, amount: i64) -> TaskResult<()> {
     ///     ctx.transaction("pay", move |tx| {
-    ///         tx.execute("UPDATE accounts SET balance = balance - ?2 WHERE id = ?1", (account as i64, amount))?;
+    ///         let sql = "UPDATE accounts SET balance = balance - ?2 WHERE id = ?1";
+    ///         tx.execute(sql, (account as i64, amount))?;
     ///         Ok(())
     ///     })
     ///     .await

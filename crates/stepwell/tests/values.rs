@@ -190,7 +190,10 @@ async fn headers_have_a_limit() {
     let large = SpawnOptions::new().header("large", "x".repeat(MAX_HEADERS_BYTES));
     let child = move |(): (), ctx: TaskContext| {
         let options = SpawnOptions::new().header("large", "x".repeat(MAX_HEADERS_BYTES));
-        async move { ctx.spawn_named::<_, ()>("child", "child", &()).options(options).await.map(drop) }
+        async move {
+            ctx.spawn_named::<_, ()>("child", "child", &()).options(options).await?;
+            Ok(())
+        }
     };
     process.register_fn("parent", child).await.unwrap();
     process.start_worker(worker_options()).await;
@@ -342,7 +345,10 @@ async fn options_that_cannot_be_kept_are_refused_when_they_are_given() {
     let in_task = strategies.clone();
     let spawns = move |n: usize, ctx: TaskContext| {
         let options = SpawnOptions::new().retry(in_task[n].clone());
-        async move { ctx.spawn_named::<_, ()>("child", "steps", &0).options(options).await.map(drop) }
+        async move {
+            ctx.spawn_named::<_, ()>("child", "steps", &0).options(options).await?;
+            Ok(())
+        }
     };
     process.register_fn("spawns", spawns).await.unwrap();
     process.start_worker(worker_options()).await;

@@ -110,7 +110,7 @@ pub(super) const BUGS: &[Bug] = &[
         )],
     },
     Bug {
-        name: "timer-started-anew",
+        name: "timer-started-again",
         breaks: "After a crash a sleep begins from the start.",
         guarantee: "6",
         file: WAITS,
@@ -288,7 +288,7 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "panic-of-a-waker-not-guarded",
-        breaks: "A waker that panics ends whoever wakes it, and with it the tasks of others.",
+        breaks: "A waker that panics ends its caller, and with it the tasks of others.",
         guarantee: "8",
         file: "crates/stepwell-core/src/base/guard.rs",
         find: "tell(\"the caller that waits for an answer\", || drop(caller.send(value)));",

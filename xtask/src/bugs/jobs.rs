@@ -121,7 +121,7 @@ pub(super) const BUGS: &[Bug] = &[
         ],
     },
     Bug {
-        name: "suspects-in-a-crowd",
+        name: "suspects-side-by-side",
         breaks: "Suspects run side by side, so that the innocent among them are convicted with the \
                  guilty.",
         guarantee: "8",
@@ -198,8 +198,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "receipts-of-a-batch-dropped",
-        breaks: "Whoever emits an event is told that the store is closed, though the event was \
-                 emitted.",
+        breaks: "A client that emits an event is told that the store is closed, though the event \
+                 was emitted.",
         guarantee: "4",
         file: COMMIT,
         find: "        give(answers.events, committed.events);\n",
@@ -304,7 +304,7 @@ pub(super) const BUGS: &[Bug] = &[
         ],
     },
     Bug {
-        name: "children-of-the-buried-in-memory",
+        name: "children-of-the-dead-in-memory",
         breaks: "The children of a task that was asked to cancel, and whose worker died, go on for \
                  ever.",
         guarantee: "cancellation",

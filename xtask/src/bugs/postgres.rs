@@ -146,7 +146,7 @@ pub(super) const BUGS: &[Bug] = &[
         tests: &[test("conformance::queue_rates")],
     },
     Bug {
-        name: "postgres-children-of-the-buried",
+        name: "postgres-children-of-the-dead",
         breaks: "The children of a task that was asked to cancel, and whose worker died, go on \
                  for ever.",
         guarantee: "cancellation",

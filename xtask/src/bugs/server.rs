@@ -153,7 +153,7 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "guessing-not-slowed",
-        breaks: "Somebody guesses the token as often as they can ask.",
+        breaks: "A client guesses the token as often as it can ask.",
         guarantee: "slow clients and guesses block nobody",
         file: "crates/stepwell-server/src/access.rs",
         find: "address.and_then(|address| self.failures.wait(address)).map_or(Ok(()), Err)",
@@ -181,7 +181,7 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "pages-of-others-write",
-        breaks: "A page of another site has the browser of somebody who is logged in cancel tasks.",
+        breaks: "A page of another site has the browser of a user who is logged in cancel tasks.",
         guarantee: "9",
         file: "crates/stepwell-server/src/guard.rs",
         find: "if of.is_none_or(|of| !of.eq_ignore_ascii_case(host)) {",

@@ -99,7 +99,7 @@ pub(super) const BUGS: &[Bug] = &[
     Bug {
         name: "sqlite-keyed-child-not-journaled",
         breaks: "A child that is spawned with a key is forgotten by its parent in a crash, and \
-                 spawned again as somebody else's.",
+                 spawned again as the child of another task.",
         guarantee: "a spawn tells the id of a task that exists",
         file: TRANSITION,
         find: "                self.add_entries(transition.task_id, \
@@ -133,7 +133,7 @@ pub(super) const BUGS: &[Bug] = &[
         tests: &[point("on_a_file::quarantine")],
     },
     Bug {
-        name: "sqlite-suspects-in-a-crowd",
+        name: "sqlite-suspects-side-by-side",
         breaks: "Suspects are claimed like any other task.",
         guarantee: "8",
         file: CLAIM,
@@ -253,7 +253,7 @@ pub(super) const BUGS: &[Bug] = &[
         tests: &[point("on_a_file::answered_tasks")],
     },
     Bug {
-        name: "sqlite-children-of-the-buried",
+        name: "sqlite-children-of-the-dead",
         breaks: "The children of a task that was asked to cancel, and whose worker died, go on \
                  for ever.",
         guarantee: "cancellation",
@@ -292,7 +292,7 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "sqlite-lock-file-deleted",
-        breaks: "When somebody tidies lock files away, living workers are taken for dead.",
+        breaks: "When a user tidies lock files away, living workers are taken for dead.",
         guarantee: "3",
         file: "crates/stepwell-sqlite/src/state/liveness.rs",
         find: "Ok(_) | Err(_) => false",
@@ -305,7 +305,7 @@ pub(super) const BUGS: &[Bug] = &[
         )],
     },
     Bug {
-        name: "sqlite-lock-file-not-made-anew",
+        name: "sqlite-lock-file-not-made-again",
         breaks: "After its lock file was deleted, a process's death is noticed by its lease only.",
         guarantee: "4",
         file: WORKERS,
@@ -464,7 +464,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "sqlite-history-cursor-off-by-one",
-        breaks: "Whoever reads the history on from a number gets the event of that number again.",
+        breaks: "A reader that continues the history from a number gets the event of that number \
+                 again.",
         guarantee: "the stream of events misses nothing",
         file: "crates/stepwell-sqlite/src/read/history.rs",
         find: "WHERE id > ?1 AND ?2 IS NULL ORDER BY id",

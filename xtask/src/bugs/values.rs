@@ -64,8 +64,7 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "deep-documents-imported",
-        breaks: "A document of a task with nested arrays overflows the stack of whoever reads \
-                     it.",
+        breaks: "A document of a task with nested arrays overflows the stack of its reader.",
         guarantee: VALUES,
         file: "crates/stepwell-core/src/client/export.rs",
         find: "if strict::depth(json) > MAX_DEPTH {",
@@ -292,8 +291,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "plain-text-accepted",
-        breaks: "Whoever can write to the database replaces ciphertext with plain JSON, and \
-                     it is taken for what was encrypted.",
+        breaks: "A user who can write to the database replaces ciphertext with plain JSON, and it \
+                 is taken for what was encrypted.",
         guarantee: SEALED,
         file: ENVELOPE,
         find: "            return self.require(&[]).map(|()| None);",

@@ -147,7 +147,8 @@ mod tests {
         let long = "x".repeat(513);
         let headers = serde_json::json!({
             "tenant": "acme", "nested": { "tenant": "evil" }, "number": 7, "empty": "",
-            "nul": "a\0b", "long": long, (long.as_str()): "long", "traceparent": "00-1-2-01", "": "unnamed",
+            "nul": "a\0b", "long": long,
+            (long.as_str()): "long", "traceparent": "00-1-2-01", "": "unnamed",
         });
         let headers: Headers = serde_json::from_value(headers).unwrap();
         assert_eq!(labels(&headers).collect::<Vec<_>>(), [("tenant", "acme")]);
