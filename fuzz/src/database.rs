@@ -74,6 +74,7 @@ struct File {
     bytes: Vec<u8>,
     /// Where bytes are that are not zero.
     used: Vec<usize>,
+    tables: Vec<String>,
     tasks: BTreeMap<TaskId, Seen>,
 }
 
@@ -97,7 +98,7 @@ static FILE: LazyLock<File> = LazyLock::new(|| {
     });
     let bytes = std::fs::read(&copy).unwrap();
     let used = bytes.iter().enumerate().filter(|(_, byte)| **byte != 0).map(|(at, _)| at).collect();
-    File { tasks: tasks.collect(), used, bytes }
+    File { tasks: tasks.collect(), tables: tables(&conn).unwrap(), used, bytes }
 });
 
 /// In memory, where the system has such a place: nothing of it has to last.
@@ -178,6 +179,14 @@ async fn show(store: &dyn Store, task: TaskId) -> Result<String, StoreError> {
     ))
 }
 
+/// How all tables and indexes are defined. A column whose name has changed is not found, though
+/// SQLite finds nothing wrong with its values.
+fn tables(conn: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement =
+        conn.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name")?;
+    statement.query_map([], |row| row.get(0))?.collect()
+}
+
 /// All rows of a task, but for what the store has of it beside the task itself.
 fn rows(conn: &Connection, task: TaskId) -> rusqlite::Result<Vec<Vec<Value>>> {
     let mut all = Vec::new();
@@ -193,7 +202,8 @@ fn rows(conn: &Connection, task: TaskId) -> rusqlite::Result<Vec<Vec<Value>>> {
 }
 
 impl File {
-    /// The tasks whose rows are as they were, where SQLite finds nothing wrong with the file.
+    /// The tasks whose rows are as they were, where SQLite finds nothing wrong with the file, and its
+    /// tables are defined as they were.
     fn as_they_were(&self, path: &Path) -> Vec<TaskId> {
         let sound = || {
             let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
@@ -202,8 +212,9 @@ impl File {
             let same = |(task, seen): (&TaskId, &Seen)| {
                 rows(&conn, *task).is_ok_and(|rows| rows == seen.rows).then_some(*task)
             };
+            let defined = tables(&conn)?;
             Ok::<_, rusqlite::Error>(match found.as_str() {
-                "ok" => self.tasks.iter().filter_map(same).collect(),
+                "ok" if defined == self.tables => self.tasks.iter().filter_map(same).collect(),
                 _ => Vec::new(),
             })
         };

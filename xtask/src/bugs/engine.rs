@@ -380,9 +380,9 @@ pub(super) const BUGS: &[Bug] = &[
         name: "join-of-a-blocked-child",
         breaks: "A task that joins a child of its own concurrency key waits for ever.",
         guarantee: "4",
-        file: "crates/stepwell-core/src/context.rs",
-        find: "run.state().lines_up(key);",
-        put: "let _ = key;",
+        file: "crates/stepwell-core/src/context/children.rs",
+        find: "run.state().lines_up(&key);",
+        put: "let _ = &key;",
         tests: &[
             fails("stepwell", "children", "a_task_that_joins_a_child_of_its_own_key_is_told_so"),
             fails(
@@ -396,7 +396,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "children-not-retried",
         breaks: "A cancelled parent that is retried joins its cancelled children, and fails again.",
         guarantee: "4",
-        file: "crates/stepwell-core/src/client.rs",
+        file: "crates/stepwell-core/src/client/tasks.rs",
         find: "                    family.push(child);",
         put: "                    let _ = child;",
         tests: &[

@@ -6,7 +6,7 @@ const MEMORY: &str = "crates/stepwell-core/src/memory.rs";
 const COMMIT: &str = "crates/stepwell-core/src/engine/commit.rs";
 const GATHERING: &str = "crates/stepwell-core/src/engine/commit/gathering.rs";
 const SENDING: &str = "crates/stepwell-core/src/engine/run/executor/sending.rs";
-const CLIENT: &str = "crates/stepwell-core/src/client.rs";
+const SPAWN: &str = "crates/stepwell-core/src/client/spawn.rs";
 
 pub(super) const BUGS: &[Bug] = &[
     Bug {
@@ -369,7 +369,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A task that an imported one was answered with is removed before that has joined \
                  it.",
         guarantee: "a child is kept for a parent that has yet to join it",
-        file: CLIENT,
+        file: "crates/stepwell-core/src/client/transfer.rs",
         find: "        record.needs = answered_with(&record.journal);\n",
         put: "",
         tests: &[fails("stepwell", "export", "an_imported_task_keeps_what_it_was_answered_with")],
@@ -481,9 +481,12 @@ pub(super) const BUGS: &[Bug] = &[
         name: "schema-not-checked-for-many",
         breaks: "`spawn_many` accepts parameters that do not fit the schema of their type.",
         guarantee: "what others described is checked at every spawn",
-        file: CLIENT,
-        find: "        self.check(&name, &params).await?;\n        let new = |(params, options)| {",
-        put: "        let new = |(params, options)| {",
+        file: SPAWN,
+        find: "            self.check(&name, std::slice::from_ref(&params)).await?;
+            let span = trace::spawn(name.as_str());
+            let new =",
+        put: "            let span = trace::spawn(name.as_str());
+            let new =",
         tests: &[fails("stepwell", "schemas", "every_spawn_is_checked_by_what_others_described")],
     },
     Bug {
@@ -491,7 +494,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A spawn in the user's transaction accepts parameters that do not fit the schema \
                  of their type.",
         guarantee: "what others described is checked at every spawn",
-        file: CLIENT,
+        file: SPAWN,
         find: "check.map_or(Ok(()), |check| check(&params)).map_err(|source| misfit(&name, \
                source))?;",
         put: "drop(check);",
@@ -507,8 +510,8 @@ pub(super) const BUGS: &[Bug] = &[
                  spawns tasks that fail.",
         guarantee: "what others described is checked at every spawn",
         file: "crates/stepwell-core/src/client/schedules.rs",
-        find: "let params = self.params(&task_type, params).await?;",
-        put: "let params = self.encode_params(&task_type, params)?;",
+        find: "let params = self.client.params(&task_type, params).await?;",
+        put: "let params = self.client.encode(params, || task_type.to_string())?;",
         tests: &[fails("stepwell", "schemas", "every_spawn_is_checked_by_what_others_described")],
     },
     Bug {

@@ -133,7 +133,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "parameters-not-read-back",
         breaks: "A spawn accepts parameters of a tagged type that no worker can read.",
         guarantee: VALUES,
-        file: "crates/stepwell-core/src/client.rs",
+        file: "crates/stepwell-core/src/client/spawn.rs",
         find: "        Payload::encode_proven(params, \
                    self.engine.settings.max_payload_bytes)\n",
         put: "        Payload::encode(params, self.engine.settings.max_payload_bytes)\n",
