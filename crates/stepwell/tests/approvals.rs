@@ -182,7 +182,7 @@ async fn every_approval_is_on_some_page() {
         loop {
             let page = process
                 .approvals()
-                .list(ApprovalFilter { after: behind, limit: limit, ..ApprovalFilter::default() })
+                .list(ApprovalFilter { after: behind, limit, ..ApprovalFilter::default() })
                 .await
                 .unwrap()
                 .items;
