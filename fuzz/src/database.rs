@@ -202,7 +202,7 @@ fn rows(conn: &Connection, task: TaskId) -> rusqlite::Result<Vec<Vec<Value>>> {
 }
 
 impl File {
-    /// The tasks whose rows are as they were, where SQLite finds nothing wrong with the file, and its
+    /// The tasks whose rows are as they were, where SQLite finds nothing wrong with the file. Its
     /// tables are defined as they were.
     fn as_they_were(&self, path: &Path) -> Vec<TaskId> {
         let sound = || {

@@ -67,7 +67,7 @@ pub struct TaskContext {
     pub run_id: RunId,
     /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// The headers that [`SpawnOptions::header`] has set.
+    /// The headers that [`SpawnOptions::header`](crate::SpawnOptions::header) has set.
     pub headers: Arc<Headers>,
     run: Arc<Run>,
 }

@@ -38,7 +38,8 @@ macro_rules! spawn_setters {
             ///
             /// All headers of a task together have at most
             /// [`MAX_HEADERS_BYTES`](crate::MAX_HEADERS_BYTES). The spawn is refused with
-            /// [`InvalidOptions`] when the value could not be read back, as a NaN.
+            /// [`InvalidOptions`](crate::InvalidOptions) when the value could not be read back, as
+            /// a NaN.
             pub fn header(mut self, name: impl Into<String>, value: impl serde::Serialize) -> Self {
                 let name = name.into();
                 match $crate::base::strict::to_value(&value) {
