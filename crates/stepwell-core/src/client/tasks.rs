@@ -1,5 +1,7 @@
 //! The client's functions for tasks: commands, messages, and what the store keeps of them.
 
+use serde::Serialize;
+
 use crate::base::ids::TaskId;
 use crate::base::journal::{Entry, Replay};
 use crate::base::name::Name;
@@ -17,8 +19,6 @@ use crate::store::{
     CancellationPolicy, Command, CommandOutcome, NewMessage, TaskFilter, TaskInfo, TaskState, Wait,
 };
 use crate::workflow::Snapshot;
-
-use serde::Serialize;
 
 impl Client {
     /// Returns what the store keeps of a task, without its journal; `None` when there is no such
