@@ -89,6 +89,29 @@ async fn an_idempotency_key_makes_one_task_also_under_concurrent_spawns() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_type_is_registered_when_the_call_returns_and_a_spawn_outlives_its_caller() {
+    let harness = Harness::new();
+    let process = harness.start().await;
+    process.register::<echo>().into_inner().unwrap();
+    let function = async |(): (), _: TaskContext| Ok(());
+    let taken = process.register_fn("echo", function).into_inner();
+    assert!(matches!(taken, Err(Error::DuplicateTaskType(name)) if name == "echo"));
+    let unnamed = process.register_fn("", function).into_inner();
+    assert!(matches!(unnamed, Err(Error::Name(InvalidName::Empty))));
+    process.start_worker(worker_options()).await;
+    let spawn = process.spawn::<echo>("later".into()).priority(3).delay(Duration::from_secs(60));
+    let spawned = tokio::spawn(spawn.into_future()).await.unwrap().unwrap();
+    assert_eq!(process.wait::<String>(spawned.task_id).await.unwrap(), "later");
+    let info = process.task(spawned.task_id).await.unwrap().unwrap();
+    assert_eq!(info.priority, 3);
+    // What is wrong with a spawn is said when it is awaited.
+    let wrong = process.spawn_named("", &1).queue("fine").await.unwrap_err();
+    assert!(matches!(wrong, Error::Name(InvalidName::Empty)), "{wrong}");
+    let unknown = process.spawn_workflow("nowhere", &()).await.unwrap_err();
+    assert!(matches!(unknown, Error::Workflow(WorkflowError::NotRegistered { .. })), "{unknown}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn many_tasks_are_spawned_in_one_commit_or_none() {
     let harness = Harness::new();
     let process = process(&harness).await;
