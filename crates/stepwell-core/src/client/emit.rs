@@ -60,17 +60,17 @@ impl Emit {
     /// # Errors
     /// The errors of [`Emit`].
     pub fn into_event(self) -> Result<NewEvent, Error> {
-        let client = self.client.clone();
-        let mut event = self.event()?;
+        let (client, mut event) = self.event()?;
         if let Some(codecs) = &client.engine.codecs {
             codecs.encode(|each| payloads::event(&mut event, each))?;
         }
         Ok(event)
     }
 
-    fn event(self) -> Result<NewEvent, Error> {
+    fn event(self) -> Result<(Client, NewEvent), Error> {
         let (name, payload) = self.event?;
-        Ok(NewEvent { name, queue: self.queue.map(Name::new).transpose()?, payload })
+        let queue = self.queue.map(Name::new).transpose()?;
+        Ok((self.client, NewEvent { name, queue, payload }))
     }
 }
 
@@ -80,8 +80,8 @@ impl IntoFuture for Emit {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let client = self.client.clone();
-            client.emit(self.event()?).await
+            let (client, event) = self.event()?;
+            client.emit(event).await
         })
     }
 }

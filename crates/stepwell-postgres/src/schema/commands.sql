@@ -1,4 +1,4 @@
--- What clients ask of tasks, and which tasks are kept for others.
+-- The commands of clients to tasks, and the tasks that are kept for others.
 
 -- Returns whether a task is the other one, or is kept for it, or for a task that is kept for it.
 CREATE FUNCTION stepwell.is_kept_for(p_task uuid, p_other uuid) RETURNS boolean

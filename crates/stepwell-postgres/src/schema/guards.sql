@@ -1,5 +1,5 @@
--- What each commit begins and ends with: its settings, its number, the fence, and the notification
--- of other processes.
+-- The beginning and the end of each commit: its settings, its number, the fence, and the
+-- notification of other processes.
 
 -- Sets what a transaction must have that a caller relies on, and refuses what cannot be set within
 -- it. It is called when one of the two settings differs.

@@ -1,4 +1,4 @@
--- What runs in users' transactions, and what follows from it when they have committed.
+-- The functions that run in users' transactions, and the settlement after these have committed.
 --
 -- A user's transaction may have any isolation level, take its time, and be rolled back. Therefore
 -- it adds rows, and neither locks nor decides anything that other transactions look at:

@@ -1,4 +1,4 @@
--- How tasks change their states, whatever the cause. Each function takes many tasks at a time, and
+-- The changes of tasks' states, whatever the cause. Each function takes many tasks at a time, and
 -- returns the news that the change has caused.
 --
 -- These functions run within `commit`, under its settings: plans are made once, for tables of any

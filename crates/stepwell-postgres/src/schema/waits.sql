@@ -1,4 +1,4 @@
--- What tasks wait for, and what has arrived for them.
+-- The waits of tasks, and the arrivals that fulfil them.
 
 -- Makes suspended tasks claimable, and marks running tasks, whose workers are then notified. The
 -- caller has locked the rows.
